@@ -1,0 +1,2 @@
+//! PCIe functions behind a root port.
+#![forbid(unsafe_code)]

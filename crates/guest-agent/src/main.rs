@@ -1,0 +1,2 @@
+//! PID 1 of rcvm's guest images.
+fn main() {}

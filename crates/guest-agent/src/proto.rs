@@ -1,0 +1,239 @@
+//! Messages of the result channel.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// Name of the virtio-console port: `/sys/class/virtio-ports/*/name`.
+pub const PORT_NAME: &str = "rcvm.agent";
+/// Version of this protocol; both sides must agree.
+pub const PROTO_VERSION: u32 = 1;
+/// Longest line either side accepts, bytes.
+pub const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// A request of the host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the host, from 1 upwards.
+    pub id: u64,
+    /// What to do.
+    pub op: Op,
+}
+
+/// An answer of the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The request's id; 0 for the unsolicited [`Hello`].
+    pub id: u64,
+    /// What came of it: a value, or one line that says what failed and with which errno.
+    pub result: Result<Value, OpError>,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OpError {
+    /// What was tried, e.g. `write /sys/bus/platform/drivers/qcom-pcie/bind`.
+    pub what: String,
+    /// errno, 0 if the cause was not a system call.
+    pub errno: i32,
+    /// Text of the cause.
+    pub why: String,
+}
+
+/// Kind of PCI interrupt, with the number pci_endpoint_test gives it (spec §5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IrqKind {
+    /// INTx.
+    Intx,
+    /// MSI.
+    Msi,
+    /// MSI-X.
+    MsiX,
+}
+
+/// An operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "do")]
+pub enum Op {
+    /// `finit_module` of /lib/modules/rcvm/`module`.ko with `params`.
+    Insmod {
+        /// Module name without directory and suffix, e.g. `pcie-qcom`.
+        module: String,
+        /// Module parameters, may be empty.
+        params: String,
+    },
+    /// `delete_module` (O_NONBLOCK) of the module with this kernel name, e.g. `pcie_qcom`.
+    Rmmod {
+        /// Name as in /proc/modules.
+        module: String,
+    },
+    /// Write `device` to `bind` of a platform driver.
+    Bind {
+        /// Driver name, e.g. `qcom-pcie`.
+        driver: String,
+        /// Device name, e.g. `1c00000.pcie`.
+        device: String,
+    },
+    /// Write `device` to `unbind` of a platform driver.
+    Unbind {
+        /// Driver name.
+        driver: String,
+        /// Device name.
+        device: String,
+    },
+    /// Wait until a PCI device `vendor:device` exists, is bound to `driver` and /dev/pci-endpoint-test.0 exists.
+    WaitEndpoint {
+        /// Vendor ID.
+        vendor: u16,
+        /// Device ID.
+        device: u16,
+        /// PCI driver name, e.g. `pci-endpoint-test`.
+        driver: String,
+        /// Give up after this many milliseconds of guest time.
+        timeout_ms: u64,
+    },
+    /// Through pci_endpoint_test: SET_IRQTYPE `kind`, then raise vectors 1..=`vectors` (INTx: once) one by one.
+    /// Takes an [`IrqSnapshot`] after SET_IRQTYPE and reads handler counts before and after.
+    ExerciseIrqs {
+        /// Which kind.
+        kind: IrqKind,
+        /// How many vectors to raise; ignored for INTx.
+        vectors: u32,
+    },
+    /// Snapshot of every IRQ descriptor and domain. `details`: read debugfs irqs/N too (domain names); not after a
+    /// teardown, where reading a dangling domain may crash.
+    SnapshotIrqs {
+        /// Read /sys/kernel/debug/irq/irqs/N.
+        details: bool,
+    },
+    /// State of modules, PCI devices and taint.
+    SystemState,
+    /// Flush and power off by PSCI SYSTEM_OFF.
+    PowerOff,
+    /// Panic on purpose (sysrq-c), for the harness' own tests.
+    Crash,
+    /// Stop answering for ever, for the harness' own tests.
+    Hang,
+}
+
+/// The value of a successful operation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum Value {
+    /// First message of the agent.
+    Hello(Hello),
+    /// Nothing to tell.
+    Done,
+    /// Of [`Op::WaitEndpoint`].
+    Endpoint(Endpoint),
+    /// Of [`Op::ExerciseIrqs`].
+    Exercised(Exercised),
+    /// Of [`Op::SnapshotIrqs`].
+    Irqs(IrqSnapshot),
+    /// Of [`Op::SystemState`].
+    System(SystemState),
+}
+
+/// Who the agent is and what it runs on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTO_VERSION`] of the agent.
+    pub proto: u32,
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+    /// Modules present in the image.
+    pub modules: Vec<String>,
+    /// Content of `/rcvm-image` (name of the profile), empty if there is none.
+    pub image: String,
+    /// Whether /sys/kernel/debug/irq exists (GENERIC_IRQ_DEBUGFS).
+    pub irq_debugfs: bool,
+}
+
+/// An enumerated endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// e.g. `0000:01:00.0`.
+    pub address: String,
+    /// Legacy `irq` attribute.
+    pub irq: u32,
+    /// All PCI devices present: address, `vendor:device`, driver or empty.
+    pub devices: Vec<(String, String, String)>,
+}
+
+/// What raising interrupts showed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exercised {
+    /// Which kind.
+    pub kind: IrqKind,
+    /// Snapshot with all vectors requested.
+    pub snapshot: IrqSnapshot,
+    /// One row a raised vector.
+    pub vectors: Vec<RaisedVector>,
+}
+
+/// One raised vector.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RaisedVector {
+    /// 1-based vector number; 0 for INTx.
+    pub number: u32,
+    /// Whether the driver's ioctl said that its handler ran on the right vector.
+    pub ok: bool,
+    /// virq that the vector maps to, 0 if unknown.
+    pub virq: u32,
+    /// Handler count (all CPUs) before the first raise.
+    pub before: u64,
+    /// Handler count after the last.
+    pub after: u64,
+}
+
+/// All IRQ descriptors and domains at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct IrqSnapshot {
+    /// Descriptors by virq.
+    pub irqs: BTreeMap<u32, IrqDesc>,
+    /// Domains by name; empty without GENERIC_IRQ_DEBUGFS.
+    pub domains: BTreeMap<String, IrqDomain>,
+}
+
+/// One IRQ descriptor, from /sys/kernel/irq/N (and debugfs irqs/N).
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct IrqDesc {
+    /// Outermost chip's name, e.g. `PCI-MSI`.
+    pub chip: String,
+    /// Hardware number in the outermost domain, if any.
+    pub hwirq: Option<u64>,
+    /// `edge` or `level`.
+    pub kind: String,
+    /// Names of the actions, comma-separated; empty if nobody requested it.
+    pub actions: String,
+    /// Outermost domain's name, if details were read.
+    pub domain: String,
+    /// Owning PCI device (from its msi_irqs or irq attribute) or empty.
+    pub owner: String,
+}
+
+/// One IRQ domain, from /sys/kernel/debug/irq/domains.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IrqDomain {
+    /// Size of the linear map.
+    pub size: u64,
+    /// Mappings that the domain counts.
+    pub mapped: u64,
+}
+
+/// Modules, devices, taint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SystemState {
+    /// Loaded modules and their reference counts.
+    pub modules: BTreeMap<String, i64>,
+    /// PCI device addresses present.
+    pub pci_devices: Vec<String>,
+    /// /proc/sys/kernel/tainted.
+    pub taint: u64,
+    /// Devices bound to the platform driver `qcom-pcie`.
+    pub bound: Vec<String>,
+}

@@ -1,0 +1,2 @@
+//! The iMSI-RX.
+#![forbid(unsafe_code)]

@@ -1,0 +1,78 @@
+//! What the port above sees of a function, and what a function sees of the port.
+
+use block::Cx;
+use block::ResetKind;
+use block::SimTime;
+use block::Width;
+
+use crate::Bdf;
+use crate::Completion;
+
+/// The way up from a function: a port bound to the function's live requester ID.
+///
+/// The implementation gates every request: function BME (checked by the caller's configuration space,
+/// reported here as `bme`), bridge BME, link, inbound iATU, memory. Posted writes keep their order.
+pub trait Upstream<E> {
+    /// A posted memory write (DMA or MSI: an MSI is nothing else).
+    fn mem_write(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, bme: bool, addr: u64, data: &[u8]) -> Completion;
+    /// A memory read; on anything but `Success` the contents of `buf` are all ones.
+    fn mem_read(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, bme: bool, addr: u64, buf: &mut [u8]) -> Completion;
+}
+
+/// A completion with data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: Completion,
+    /// Data, all ones unless successful.
+    pub data: u64,
+}
+
+impl Outcome {
+    /// A successful read of `data`.
+    pub const fn ok(data: u64) -> Outcome {
+        Outcome { status: Completion::Success, data }
+    }
+
+    /// Nobody answered a read of width `w`: `status` with all ones.
+    pub const fn refused(status: Completion, w: Width) -> Outcome {
+        Outcome { status, data: w.ones() }
+    }
+}
+
+/// One PCIe function behind a port (type 0). It captures its bus number from configuration writes.
+pub trait Function<E>: Send {
+    /// A type-0 configuration read of register `off` (0–0xfff, aligned).
+    fn config_read(&mut self, cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64;
+    /// A type-0 configuration write, addressed to `bdf` (the function latches bus and device number).
+    fn config_write(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        up: &mut dyn Upstream<E>,
+        bdf: Bdf,
+        off: u16,
+        w: Width,
+        v: u64,
+    );
+    /// A memory read that the bridge forwarded; `UnsupportedRequest` if no enabled BAR claims `addr`.
+    fn mem_read(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, addr: u64, w: Width) -> Outcome;
+    /// A memory write that the bridge forwarded.
+    fn mem_write(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        up: &mut dyn Upstream<E>,
+        addr: u64,
+        w: Width,
+        v: u64,
+    ) -> Completion;
+    /// INTx pins that the function asserts now: bit 0 INTA … bit 3 INTD. A function of state.
+    fn intx(&self) -> u8;
+    /// When `tick` wants to run next.
+    fn next_deadline(&self) -> Option<SimTime>;
+    /// Time has reached `next_deadline`.
+    fn tick(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>);
+    /// A reset reaches the function.
+    fn reset(&mut self, cx: &mut Cx<'_, E>, kind: ResetKind);
+    /// Device-side facts for the oracle, as (item, value): see `rc_model::sample` for the names.
+    fn sample(&self, out: &mut dyn FnMut(&str, u64));
+}

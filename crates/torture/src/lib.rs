@@ -1,0 +1,1 @@
+//! Plans, cycles, checks, findings, verdicts and reports.
