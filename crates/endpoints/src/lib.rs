@@ -1,2 +1,9 @@
-//! PCIe functions behind a root port.
+//! PCIe functions behind a root port, one folder per function.
+//!
+//! To add one: a folder with `regs.rs` (its tables) and `mod.rs` (a type that implements [`pcie::Function`]), tests
+//! beside it.
 #![forbid(unsafe_code)]
+
+pub mod endpoint_test;
+
+pub use endpoint_test::EndpointTest;

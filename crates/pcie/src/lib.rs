@@ -6,11 +6,18 @@
 //! *Sources*: PCI Express Base Specification; spec/dwc-qcom-registers.md §2.8, §5.
 #![forbid(unsafe_code)]
 
+pub mod config;
 mod function;
+mod msi;
+mod msix;
 mod tlp;
 
+pub use config::ConfigSpace;
 pub use function::Function;
 pub use function::Outcome;
 pub use function::Upstream;
+pub use msi::Message;
+pub use msi::Msi;
+pub use msix::MsixTable;
 pub use tlp::Bdf;
 pub use tlp::Completion;

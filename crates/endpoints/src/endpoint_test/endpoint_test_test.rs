@@ -1,0 +1,265 @@
+//! The function against a recording port, driven in the order of Linux v6.12 drivers/misc/pci_endpoint_test.c.
+
+use block::VecMem;
+use proptest::prelude::*;
+
+use super::*;
+
+const BAR0: u64 = 0x6030_0000;
+const BDF: Bdf = Bdf::new(1, 0, 0);
+
+/// A port that records writes and passes reads to memory.
+#[derive(Default)]
+struct Port {
+    writes: Vec<(Bdf, bool, u64, Vec<u8>)>,
+    refuse: bool,
+}
+
+impl Upstream<()> for Port {
+    fn mem_write(&mut self, cx: &mut Cx<'_, ()>, rid: Bdf, bme: bool, addr: u64, data: &[u8]) -> Completion {
+        self.writes.push((rid, bme, addr, data.to_vec()));
+        let ok = bme && !self.refuse && cx.mem.write(addr, data);
+        if ok {
+            Completion::Success
+        } else {
+            Completion::UnsupportedRequest
+        }
+    }
+
+    fn mem_read(&mut self, cx: &mut Cx<'_, ()>, _: Bdf, bme: bool, addr: u64, buf: &mut [u8]) -> Completion {
+        let ok = bme && !self.refuse && cx.mem.read(addr, buf);
+        if ok {
+            Completion::Success
+        } else {
+            Completion::UnsupportedRequest
+        }
+    }
+}
+
+struct Bench {
+    f: EndpointTest,
+    port: Port,
+    mem: VecMem,
+    now: SimTime,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench {
+            f: EndpointTest::default(),
+            port: Port::default(),
+            mem: VecMem::new(0x8000_0000, 0x10000),
+            now: SimTime(5),
+        }
+    }
+
+    fn with<R>(&mut self, f: impl FnOnce(&mut EndpointTest, &mut Cx<'_, ()>, &mut Port) -> R) -> R {
+        let mut events = Vec::new();
+        let mut cx = Cx { now: self.now, mem: &mut self.mem, events: &mut events };
+        f(&mut self.f, &mut cx, &mut self.port)
+    }
+
+    fn cfg_write(&mut self, off: u16, w: Width, v: u64) {
+        self.with(|f, cx, p| f.config_write(cx, p, BDF, off, w, v));
+    }
+
+    fn cfg_read(&mut self, off: u16, w: Width) -> u64 {
+        self.with(|f, cx, _| f.config_read(cx, off, w))
+    }
+
+    fn writel(&mut self, off: u32, v: u32) -> Completion {
+        self.with(|f, cx, p| f.mem_write(cx, p, BAR0 + u64::from(off), Width::B4, v.into()))
+    }
+
+    fn readl(&mut self, off: u32) -> u64 {
+        self.with(|f, cx, p| f.mem_read(cx, p, BAR0 + u64::from(off), Width::B4).data)
+    }
+
+    fn tick(&mut self, now: SimTime) {
+        self.now = now;
+        self.with(|f, cx, p| f.tick(cx, p));
+    }
+
+    /// Enumerated and probed: BARs, memory and bus mastering on.
+    fn probed() -> Bench {
+        let mut b = Bench::new();
+        b.cfg_write(0x10, Width::B4, BAR0);
+        b.cfg_write(0x18, Width::B4, BAR0 + 0x1000);
+        b.cfg_write(0x04, Width::B2, 0x6);
+        b
+    }
+
+    /// pci_alloc_irq_vectors(MSI): message, 32 vectors, enable, INTx off (Linux v6.12 drivers/pci/msi/msi.c).
+    fn msi_on(&mut self) {
+        self.cfg_write(0x54, Width::B4, 0x8000_0100);
+        self.cfg_write(0x58, Width::B4, 0);
+        self.cfg_write(0x5c, Width::B2, 0x40);
+        self.cfg_write(0x52, Width::B2, 0x51);
+        self.cfg_write(0x04, Width::B2, 0x406);
+    }
+
+    fn raise(&mut self, cmd: u32, kind: u32, number: u32) {
+        self.writel(off::IRQ_TYPE, kind);
+        self.writel(off::IRQ_NUMBER, number);
+        self.writel(off::COMMAND, cmd);
+    }
+
+    fn sample(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut m = std::collections::BTreeMap::new();
+        Function::<()>::sample(&self.f, &mut |k, v| {
+            m.insert(k.to_owned(), v);
+        });
+        m
+    }
+}
+
+#[test]
+fn identity_is_the_one_the_driver_knows() {
+    let mut b = Bench::new();
+    assert_eq!(b.cfg_read(0, Width::B4), 0xb500_104c);
+    assert_eq!(b.cfg_read(0x3d, Width::B1), 1, "INTA");
+    assert_eq!(b.cfg_read(0xb2, Width::B2), 31, "32 MSI-X vectors");
+}
+
+#[test]
+fn all_32_msi_vectors_carry_their_number_and_the_requester_id() {
+    let mut b = Bench::probed();
+    b.msi_on();
+    for n in 1..=32 {
+        b.raise(command::RAISE_MSI, 1, n);
+        assert_eq!(b.readl(off::STATUS) as u32, status::IRQ_RAISED);
+        assert_eq!(
+            b.port.writes.pop(),
+            Some((BDF, true, 0x8000_0100, (0x40 + n - 1).to_le_bytes().to_vec()))
+        );
+    }
+    b.raise(command::RAISE_MSI, 1, 33);
+    assert_eq!(
+        (b.readl(off::STATUS) as u32, b.port.writes.len()),
+        (status::IRQ_RAISED, 0),
+        "out of range: flagged, not sent"
+    );
+}
+
+#[test]
+fn msix_messages_come_from_the_table_and_masked_ones_wait_in_the_pba() {
+    let mut b = Bench::probed();
+    for v in 0..32 {
+        let e = off::MSIX_TABLE + v * 16;
+        b.writel(e, 0x8000_0200);
+        b.writel(e + 8, 0x60 + v);
+        b.writel(e + 12, 0);
+    }
+    b.cfg_write(0xb2, Width::B2, 0x8000);
+    b.raise(command::RAISE_MSIX, 2, 32);
+    assert_eq!(b.port.writes.pop().map(|w| (w.2, w.3)), Some((0x8000_0200, 0x7f_u32.to_le_bytes().to_vec())));
+    b.writel(off::MSIX_TABLE + 12, 1);
+    b.raise(command::RAISE_MSIX, 2, 1);
+    assert_eq!((b.port.writes.len(), b.readl(PBA_OFF)), (0, 1));
+    b.writel(off::MSIX_TABLE + 12, 0);
+    assert_eq!((b.port.writes.len(), b.readl(PBA_OFF)), (1, 0));
+}
+
+#[test]
+fn an_intx_pulse_ends_with_the_status_read_or_after_1_ms() {
+    let mut b = Bench::probed();
+    b.raise(command::RAISE_INTX, 0, 0);
+    assert_eq!(Function::<()>::intx(&b.f), 1);
+    assert_eq!(b.cfg_read(0x06, Width::B2) & 8, 8);
+    b.readl(off::STATUS);
+    assert_eq!(Function::<()>::intx(&b.f), 0);
+    b.raise(command::RAISE_INTX, 0, 0);
+    b.cfg_write(0x04, Width::B2, 0x406);
+    assert_eq!(Function::<()>::intx(&b.f), 0, "INTX_DISABLE forces deassert");
+    b.cfg_write(0x04, Width::B2, 0x006);
+    assert_eq!(Function::<()>::intx(&b.f), 1);
+    b.tick(SimTime(5 + INTX_PULSE_NS));
+    assert_eq!(Function::<()>::intx(&b.f), 0);
+    assert_eq!(b.port.writes.len(), 0);
+}
+
+#[test]
+fn dma_commands_move_data_and_agree_on_the_crc() {
+    let mut b = Bench::probed();
+    b.mem.bytes[..9].copy_from_slice(b"123456789");
+    b.writel(off::SRC_ADDR, 0x8000_0000);
+    b.writel(off::DST_ADDR, 0x8000_1000);
+    b.writel(off::SIZE, 9);
+    b.writel(off::CHECKSUM, 0x340b_c6d9);
+    b.raise(command::READ, 0, 0);
+    assert_eq!(b.readl(off::STATUS) as u32, status::READ_OK | status::IRQ_RAISED);
+    b.raise(command::COPY, 0, 0);
+    assert_eq!(&b.mem.bytes[0x1000..0x1009], b"123456789");
+    b.writel(off::SIZE, 5000);
+    b.raise(command::WRITE, 0, 0);
+    assert_eq!(b.readl(off::STATUS) as u32, status::WRITE_OK | status::IRQ_RAISED);
+    let mut crc = Crc32::default();
+    crc.update(&b.mem.bytes[0x1000..0x1000 + 5000]);
+    assert_eq!(b.readl(off::CHECKSUM) as u32, crc.0);
+    b.writel(off::SRC_ADDR, 0xffff_0000);
+    b.writel(off::SRC_ADDR + 4, 0xffff_ffff);
+    b.raise(command::READ, 0, 0);
+    assert_ne!(b.readl(off::STATUS) as u32 & status::SRC_ADDR_INVALID, 0);
+    b.writel(off::SIZE, u32::MAX);
+    b.raise(command::WRITE, 0, 0);
+    assert_ne!(b.readl(off::STATUS) as u32 & status::WRITE_FAIL, 0, "bounded work");
+}
+
+#[test]
+fn a_reset_or_d3_silences_the_function() {
+    let mut b = Bench::probed();
+    b.msi_on();
+    b.cfg_write(0x44, Width::B2, 3);
+    assert_eq!(b.writel(off::COMMAND, command::RAISE_MSI), Completion::UnsupportedRequest);
+    b.cfg_write(0x44, Width::B2, 0);
+    for kind in [ResetKind::Perst, ResetKind::HotReset, ResetKind::LinkDown] {
+        let mut b = Bench::probed();
+        b.msi_on();
+        b.raise(command::RAISE_INTX, 0, 0);
+        b.with(|f, cx, _| f.reset(cx, kind));
+        let s = b.sample();
+        assert_eq!(
+            (s["ep.command"], s["ep.msi.enable"], s["ep.msi.addr"], s["ep.intx"]),
+            (0, 0, 0, 0),
+            "{kind:?}"
+        );
+        assert_eq!(b.cfg_read(0x10, Width::B4), 0);
+    }
+}
+
+/// The writes of pci_endpoint_test's remove and the PCI core (spec §4.4) leave the clean state of spec §4.5.
+#[test]
+fn a_well_behaved_remove_leaves_a_clean_function() {
+    let mut b = Bench::probed();
+    b.msi_on();
+    b.raise(command::RAISE_MSI, 1, 1);
+    // free_irq: mask bits; pci_free_irq_vectors: disable, INTx back, mask 0, message 0; pci_disable_device.
+    b.cfg_write(0x60, Width::B4, 0xffff_ffff);
+    b.cfg_write(0x52, Width::B2, 0x50);
+    b.cfg_write(0x04, Width::B2, 0x006);
+    b.cfg_write(0x60, Width::B4, 0);
+    b.cfg_write(0x54, Width::B4, 0);
+    b.cfg_write(0x58, Width::B4, 0);
+    b.cfg_write(0x5c, Width::B2, 0);
+    b.cfg_write(0x04, Width::B2, 0x002);
+    let dirty: Vec<_> = b.sample().into_iter().filter(|(k, v)| *v != 0 && k != "ep.command").collect();
+    assert_eq!(dirty, vec![]);
+    assert_eq!(b.sample()["ep.command"], 2);
+}
+
+proptest! {
+    #[test]
+    fn no_guest_access_panics_or_sends_without_bme(ops in proptest::collection::vec((any::<bool>(), 0u32..0x400, any::<u32>()), 0..60)) {
+        let mut b = Bench::probed();
+        b.cfg_write(0x04, Width::B2, 0x2);
+        for (cfg, at, v) in ops {
+            if cfg {
+                // Anything but COMMAND, which would set BME.
+                if at * 4 != 4 { b.cfg_write((at * 4) as u16, Width::B4, v.into()); }
+            } else {
+                b.writel(at * 4 & 0xffc, v & 0xffff);
+            }
+        }
+        prop_assert!(b.port.writes.iter().all(|w| !w.1));
+    }
+}

@@ -1,0 +1,432 @@
+//! The PCI endpoint-test function, 104c:b500.
+//!
+//! *Modelled*: configuration space with PM, MSI (32, maskable), MSI-X (32 with PBA), PCI Express and AER; BAR 0 with the
+//! test registers and the MSI-X table, BAR 2 as scratch memory; RAISE_*, READ, WRITE and COPY with DMA through the port.
+//! *Not modelled*: the endpoint's own DMA engine, doorbells and subranges (commands 6–9: dropped like any unknown one).
+//! *Sources*: spec/dwc-qcom-registers.md §5; Linux v6.12 drivers/misc/pci_endpoint_test.c and
+//! drivers/pci/endpoint/functions/pci-epf-test.c.
+//!
+//! DEVIATION: a real function polls COMMAND once a millisecond; this one acts within the write. A cycle raises some
+//! 70 interrupts, and under nested virtualisation each millisecond of waiting is paid twice.
+
+pub mod regs;
+
+use block::Cx;
+use block::RegFile;
+use block::ResetKind;
+use block::SimTime;
+use block::Width;
+use pcie::config::regs as cfg;
+use pcie::config::Bar;
+use pcie::config::Ids;
+use pcie::Bdf;
+use pcie::Completion;
+use pcie::ConfigSpace;
+use pcie::Function;
+use pcie::Message;
+use pcie::Msi;
+use pcie::MsixTable;
+use pcie::Outcome;
+use pcie::Upstream;
+
+use regs::command;
+use regs::off;
+use regs::status;
+
+/// MSI-X vectors.
+pub const MSIX_VECTORS: u16 = 32;
+/// Bytes of BAR 0 (registers, MSI-X table, PBA).
+pub const BAR0_BYTES: u32 = 0x1000;
+/// Bytes of BAR 2 (scratch).
+pub const BAR2_BYTES: u32 = 0x1000;
+/// How long an INTx pulse lasts if the host does not read STATUS (spec §5.2: real endpoints pulse for about 1 ms).
+pub const INTX_PULSE_NS: u64 = 1_000_000;
+/// Most bytes that one READ, WRITE or COPY moves; more is refused, so that a guest cannot hold the model for long.
+pub const MAX_TRANSFER_BYTES: u32 = 4 << 20;
+
+const PBA_OFF: u32 = off::MSIX_TABLE + MSIX_VECTORS as u32 * 16;
+const EXP_AT: u32 = 0x70;
+const PM_AT: u32 = 0x40;
+const MSI_AT: u32 = 0x50;
+const MSIX_AT: u32 = 0xb0;
+const MSI: Msi = Msi { at: MSI_AT };
+/// LNKCAP: 8 GT/s, x1, ASPM L1.
+const LNKCAP: u32 = 0x0000_0813;
+const CHUNK_BYTES: usize = 4096;
+
+/// The function.
+#[derive(Clone, Debug)]
+pub struct EndpointTest {
+    config: ConfigSpace,
+    bar0: RegFile,
+    bar2: RegFile,
+    msix: MsixTable,
+    /// Captured from configuration writes (PCIe §2.2.6.2).
+    bdf: Bdf,
+    /// INTx is asserted until then, or until STATUS is read.
+    intx_until: Option<SimTime>,
+    random: u64,
+}
+
+impl Default for EndpointTest {
+    fn default() -> Self {
+        EndpointTest::new(1)
+    }
+}
+
+impl EndpointTest {
+    /// A function out of power-on reset; `seed` decides the "random" data of WRITE.
+    pub fn new(seed: u64) -> EndpointTest {
+        let ids = Ids {
+            vendor: 0x104c,
+            device: 0xb500,
+            // pci-epf-test leaves PCI_CLASS_OTHERS.
+            class: 0xff_0000,
+            pin: 1,
+            ..Ids::default()
+        };
+        let bars = [Bar { index: 0, size_bytes: BAR0_BYTES }, Bar { index: 2, size_bytes: BAR2_BYTES }];
+        let mut config = ConfigSpace::type0(&ids, &bars);
+        // PCI Express first: Linux walks to it most often (spec §2.5, cost note).
+        config.add_exp(EXP_AT, 0, LNKCAP);
+        config.add_pm(PM_AT, 0x0003);
+        config.add_msi(MSI_AT);
+        config.add_msix(MSIX_AT, MSIX_VECTORS, 0, off::MSIX_TABLE, PBA_OFF);
+        config.add_aer(0x100, false);
+        EndpointTest {
+            config,
+            bar0: RegFile::new(BAR0_BYTES, regs::ROWS),
+            bar2: RegFile::with_scratch(BAR2_BYTES, &[]),
+            msix: MsixTable::new(usize::from(MSIX_VECTORS)),
+            bdf: Bdf::default(),
+            intx_until: None,
+            random: seed | 1,
+        }
+    }
+
+    fn in_d0(&self) -> bool {
+        self.config.half(PM_AT + 4) & 3 == 0
+    }
+
+    fn msix_flags(&self) -> u16 {
+        self.config.half(MSIX_AT + 2)
+    }
+
+    fn send<E>(&self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, m: Message) {
+        up.mem_write(cx, self.bdf, self.config.bme(), m.addr, &m.data.to_le_bytes());
+    }
+
+    /// Send what a write to masks or enables has set free.
+    fn send_unmasked<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>) {
+        let flags = self.msix_flags();
+        let mut ready = MSI.take_unmasked(&mut self.config);
+        ready.extend(self.msix.take_unmasked(flags));
+        for m in ready {
+            self.send(cx, up, m);
+        }
+    }
+
+    fn read_bar0(&mut self, off: u32, w: Width) -> u64 {
+        match off {
+            o if (off::MSIX_TABLE..PBA_OFF).contains(&o) => self.msix.read_table(o - off::MSIX_TABLE, w),
+            o if (PBA_OFF..PBA_OFF + 8).contains(&o) => self.msix.read_pba(o - PBA_OFF, w),
+            o => {
+                if o & !3 == off::STATUS {
+                    // INFERRED (spec §5.2): there is no deassert register; the handler's STATUS read ends the pulse.
+                    self.intx_until = None;
+                }
+                self.bar0.read(u64::from(o), w)
+            }
+        }
+    }
+
+    fn write_bar0<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, off: u32, w: Width, v: u64) {
+        match off {
+            o if (off::MSIX_TABLE..PBA_OFF).contains(&o) => {
+                self.msix.write_table(o - off::MSIX_TABLE, w, v);
+                self.send_unmasked(cx, up);
+            }
+            o if (PBA_OFF..PBA_OFF + 8).contains(&o) => {}
+            o => {
+                self.bar0.write(u64::from(o), w, v, false);
+                if o & !3 == off::COMMAND {
+                    self.take_command(cx, up);
+                }
+            }
+        }
+    }
+
+    /// What pci-epf-test's command handler does: clear COMMAND and STATUS, then act on the first bit it knows.
+    fn take_command<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>) {
+        let cmd = self.bar0.word(off::COMMAND);
+        if cmd == 0 {
+            return;
+        }
+        self.bar0.set_word(off::COMMAND, 0);
+        self.bar0.set_word(off::STATUS, 0);
+        let kind = self.bar0.word(off::IRQ_TYPE);
+        if kind > 2 {
+            return;
+        }
+        if cmd & (command::RAISE_INTX | command::RAISE_MSI | command::RAISE_MSIX) != 0 {
+            self.raise(
+                cx,
+                up,
+                if cmd & command::RAISE_INTX != 0 { 0 } else { 1 + u32::from(cmd & command::RAISE_MSI == 0) },
+            );
+            return;
+        }
+        let result = match cmd {
+            c if c & command::READ != 0 => self.dma_read(cx, up),
+            c if c & command::WRITE != 0 => self.dma_write(cx, up),
+            c if c & command::COPY != 0 => self.dma_copy(cx, up),
+            _ => return,
+        };
+        self.bar0.set_word(off::STATUS, result);
+        // Without a DMA engine the real function logs and raises nothing (spec §5.2, FLAGS).
+        if self.bar0.word(off::FLAGS) & FLAG_DMA == 0 {
+            self.raise(cx, up, kind);
+        }
+    }
+
+    /// Set IRQ_RAISED, then raise: 0 INTx, 1 MSI, 2 MSI-X with vector IRQ_NUMBER.
+    fn raise<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, kind: u32) {
+        let s = self.bar0.word(off::STATUS) | status::IRQ_RAISED;
+        self.bar0.set_word(off::STATUS, s);
+        let number = self.bar0.word(off::IRQ_NUMBER);
+        let message = match (kind, number.checked_sub(1)) {
+            (0, _) => {
+                self.intx_until = Some(cx.now.after_ns(INTX_PULSE_NS));
+                None
+            }
+            (1, Some(v)) => MSI.raise(&mut self.config, v),
+            (2, Some(v)) if self.msix_flags() & 0x8000 != 0 => {
+                self.msix.raise(self.config.half(MSIX_AT + 2), v)
+            }
+            _ => None,
+        };
+        if let Some(m) = message {
+            self.send(cx, up, m);
+        }
+    }
+
+    fn addr(&self, at: u32) -> u64 {
+        u64::from(self.bar0.word(at)) | u64::from(self.bar0.word(at + 4)) << 32
+    }
+
+    fn dma_read<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>) -> u32 {
+        let (src, size) = (self.addr(off::SRC_ADDR), self.bar0.word(off::SIZE));
+        let mut crc = Crc32::default();
+        let got = self.for_chunks(size, |f, at, buf| {
+            let ok = f.fetch(cx, up, src, at, buf);
+            crc.update(buf);
+            ok
+        });
+        match got {
+            Ok(()) if crc.0 == self.bar0.word(off::CHECKSUM) => status::READ_OK,
+            Ok(()) => status::READ_FAIL,
+            Err(()) => status::READ_FAIL | status::SRC_ADDR_INVALID,
+        }
+    }
+
+    fn dma_write<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>) -> u32 {
+        let (dst, size) = (self.addr(off::DST_ADDR), self.bar0.word(off::SIZE));
+        let mut crc = Crc32::default();
+        let put = self.for_chunks(size, |f, at, buf| {
+            buf.fill_with(|| f.next_random());
+            crc.update(buf);
+            f.store(cx, up, dst, at, buf)
+        });
+        match put {
+            Ok(()) => {
+                self.bar0.set_word(off::CHECKSUM, crc.0);
+                status::WRITE_OK
+            }
+            Err(()) => status::WRITE_FAIL | status::DST_ADDR_INVALID,
+        }
+    }
+
+    fn dma_copy<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>) -> u32 {
+        let (src, dst) = (self.addr(off::SRC_ADDR), self.addr(off::DST_ADDR));
+        let mut refused = 0;
+        let copied = self.for_chunks(self.bar0.word(off::SIZE), |f, at, buf| {
+            if !f.fetch(cx, up, src, at, buf) {
+                refused = status::SRC_ADDR_INVALID;
+            } else if !f.store(cx, up, dst, at, buf) {
+                refused = status::DST_ADDR_INVALID;
+            }
+            refused == 0
+        });
+        if copied.is_ok() {
+            status::COPY_OK
+        } else {
+            status::COPY_FAIL | refused
+        }
+    }
+
+    /// Call `step(self, offset, chunk)` over `size` bytes until it says `false`.
+    fn for_chunks(
+        &mut self,
+        size: u32,
+        mut step: impl FnMut(&mut Self, u64, &mut [u8]) -> bool,
+    ) -> Result<(), ()> {
+        if size > MAX_TRANSFER_BYTES {
+            return Err(());
+        }
+        let mut buf = [0; CHUNK_BYTES];
+        let mut at = 0;
+        while at < size as usize {
+            let n = CHUNK_BYTES.min(size as usize - at);
+            if !step(self, at as u64, &mut buf[..n]) {
+                return Err(());
+            }
+            at += n;
+        }
+        Ok(())
+    }
+
+    fn fetch<E>(
+        &self,
+        cx: &mut Cx<'_, E>,
+        up: &mut dyn Upstream<E>,
+        base: u64,
+        at: u64,
+        buf: &mut [u8],
+    ) -> bool {
+        let Some(addr) = base.checked_add(at) else { return false };
+        up.mem_read(cx, self.bdf, self.config.bme(), addr, buf) == Completion::Success
+    }
+
+    fn store<E>(&self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, base: u64, at: u64, buf: &[u8]) -> bool {
+        let Some(addr) = base.checked_add(at) else { return false };
+        up.mem_write(cx, self.bdf, self.config.bme(), addr, buf) == Completion::Success
+    }
+
+    fn next_random(&mut self) -> u8 {
+        // xorshift64
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random as u8
+    }
+}
+
+const FLAG_DMA: u32 = regs::FLAG_USE_DMA;
+
+impl<E> Function<E> for EndpointTest {
+    fn config_read(&mut self, _cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64 {
+        let v = self.config.read(off, w);
+        // STATUS.3 mirrors the INTx state, whatever INTX_DISABLE says (PCIe §7.5.1.1.4).
+        let pending = u64::from(self.intx_until.is_some());
+        match off {
+            0x06 => v | pending << 3,
+            0x04 if w >= Width::B4 => v | pending << 19,
+            _ => v,
+        }
+    }
+
+    fn config_write(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        up: &mut dyn Upstream<E>,
+        bdf: Bdf,
+        off: u16,
+        w: Width,
+        v: u64,
+    ) {
+        self.bdf = bdf;
+        self.config.write(off, w, v, false);
+        self.send_unmasked(cx, up);
+    }
+
+    fn mem_read(&mut self, _cx: &mut Cx<'_, E>, _up: &mut dyn Upstream<E>, addr: u64, w: Width) -> Outcome {
+        match self.config.bar_hit(addr, w.bytes()).filter(|_| self.in_d0()) {
+            Some((0, o)) => Outcome::ok(self.read_bar0(o, w)),
+            Some((_, o)) => Outcome::ok(self.bar2.read(u64::from(o), w)),
+            None => Outcome::refused(Completion::UnsupportedRequest, w),
+        }
+    }
+
+    fn mem_write(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        up: &mut dyn Upstream<E>,
+        addr: u64,
+        w: Width,
+        v: u64,
+    ) -> Completion {
+        match self.config.bar_hit(addr, w.bytes()).filter(|_| self.in_d0()) {
+            Some((0, o)) => self.write_bar0(cx, up, o, w, v),
+            Some((_, o)) => self.bar2.write(u64::from(o), w, v, false),
+            None => return Completion::UnsupportedRequest,
+        }
+        Completion::Success
+    }
+
+    fn intx(&self) -> u8 {
+        let allowed = self.config.command() & cfg::COMMAND_INTX_DISABLE == 0 && self.in_d0();
+        u8::from(self.intx_until.is_some() && allowed)
+    }
+
+    fn next_deadline(&self) -> Option<SimTime> {
+        self.intx_until
+    }
+
+    fn tick(&mut self, cx: &mut Cx<'_, E>, _up: &mut dyn Upstream<E>) {
+        if self.intx_until.is_some_and(|t| t <= cx.now) {
+            self.intx_until = None;
+        }
+    }
+
+    fn reset(&mut self, _cx: &mut Cx<'_, E>, kind: ResetKind) {
+        self.config.reset(kind);
+        self.intx_until = None;
+        if kind != ResetKind::D3HotToD0 {
+            self.bar0.reset(kind);
+            self.bar2.reset(kind);
+            self.msix.reset();
+            self.bdf = Bdf::default();
+        }
+    }
+
+    fn sample(&self, out: &mut dyn FnMut(&str, u64)) {
+        let c = &self.config;
+        out("ep.command", c.command().into());
+        out("ep.msi.enable", MSI.enabled(c).into());
+        out("ep.msi.addr", u64::from(c.word(MSI_AT + 4)) | u64::from(c.word(MSI_AT + 8)) << 32);
+        out("ep.msi.data", c.half(MSI_AT + 0xc).into());
+        out("ep.msi.mask", c.word(MSI_AT + 0x10).into());
+        out("ep.msi.pending", c.word(MSI_AT + 0x14).into());
+        out("ep.msix.enable", (self.msix_flags() >> 15).into());
+        out("ep.msix.fmask", (self.msix_flags() >> 14 & 1).into());
+        out("ep.msix.unmasked", self.msix.unmasked() as u64);
+        out("ep.msix.programmed", self.msix.programmed() as u64);
+        out("ep.msix.pending", self.msix.pending());
+        out("ep.intx", Function::<()>::intx(self).into());
+    }
+}
+
+/// CRC-32 as the test uses it: reflected 0xEDB88320, start ~0, no final inversion (spec §5.2).
+#[derive(Clone, Copy, Debug)]
+struct Crc32(u32);
+
+impl Default for Crc32 {
+    fn default() -> Self {
+        Crc32(!0)
+    }
+}
+
+impl Crc32 {
+    fn update(&mut self, bytes: &[u8]) {
+        for &b in bytes {
+            self.0 ^= u32::from(b);
+            for _ in 0..8 {
+                self.0 = self.0 >> 1 ^ if self.0 & 1 != 0 { 0xedb8_8320 } else { 0 };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "endpoint_test_test.rs"]
+mod tests;

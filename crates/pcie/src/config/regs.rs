@@ -1,0 +1,251 @@
+//! Register tables of configuration headers and capabilities.
+//!
+//! Sources: PCI Express Base Specification 5.0 §7.5–§7.8 ("PCIe §…"); spec/dwc-qcom-registers.md §2.8 for what the
+//! DesignWare core lets software change under DBI_RO_WR_EN (`ro_wr`).
+
+use block::regs::Survives;
+use block::Reg;
+use block::Width::B1;
+use block::Width::B2;
+
+/// COMMAND: I/O space enable.
+pub const COMMAND_IO: u16 = 1 << 0;
+/// COMMAND: memory space enable.
+pub const COMMAND_MEM: u16 = 1 << 1;
+/// COMMAND: bus master enable (BME).
+pub const COMMAND_BME: u16 = 1 << 2;
+/// COMMAND: INTx disable.
+pub const COMMAND_INTX_DISABLE: u16 = 1 << 10;
+/// STATUS: interrupt status (mirrors the function's INTx state).
+pub const STATUS_INTERRUPT: u16 = 1 << 3;
+/// BRIDGE_CONTROL: secondary bus reset.
+pub const BRIDGE_SBR: u16 = 1 << 6;
+
+/// Offsets in the common header.
+pub mod hdr {
+    /// COMMAND.
+    pub const COMMAND: u32 = 0x04;
+    /// STATUS.
+    pub const STATUS: u32 = 0x06;
+    /// Class code and revision.
+    pub const CLASS_REVISION: u32 = 0x08;
+    /// First BAR.
+    pub const BAR0: u32 = 0x10;
+    /// Type 1: primary, secondary, subordinate bus.
+    pub const PRIMARY_BUS: u32 = 0x18;
+    /// Type 1: memory base and limit.
+    pub const MEMORY_BASE: u32 = 0x20;
+    /// Type 1: prefetchable base and limit.
+    pub const PREF_BASE: u32 = 0x24;
+    /// Type 1: prefetchable base, upper half.
+    pub const PREF_BASE_UPPER: u32 = 0x28;
+    /// Type 1: prefetchable limit, upper half.
+    pub const PREF_LIMIT_UPPER: u32 = 0x2c;
+    /// Capability pointer.
+    pub const CAP_PTR: u32 = 0x34;
+    /// Type 1: BRIDGE_CONTROL.
+    pub const BRIDGE_CONTROL: u32 = 0x3e;
+}
+
+/// Rows that both header types share. IDs, class and pin are set by the builder.
+pub const HEADER: &[Reg] = &[
+    Reg::ro("VENDOR_ID", 0x00, 0, "PCIe §7.5.1.1.1").width(B2).ro_wr(0xffff),
+    Reg::ro("DEVICE_ID", 0x02, 0, "PCIe §7.5.1.1.2").width(B2).ro_wr(0xffff),
+    Reg::rw("COMMAND", 0x04, 0, 0x0547, "PCIe §7.5.1.1.3").width(B2),
+    Reg::ro("STATUS", 0x06, 0x0010, "PCIe §7.5.1.1.4")
+        .width(B2)
+        .w1c(0xf900)
+        .effect("bit 3 mirrors the INTx state"),
+    Reg::ro("CLASS_REVISION", 0x08, 0, "PCIe §7.5.1.1.5").ro_wr(0xffff_ffff),
+    Reg::rw("CACHE_LINE_SIZE", 0x0c, 0, 0xff, "PCIe §7.5.1.1.7").width(B1),
+    Reg::ro("LATENCY_TIMER", 0x0d, 0, "PCIe §7.5.1.1.8").width(B1),
+    Reg::ro("HEADER_TYPE", 0x0e, 0, "PCIe §7.5.1.1.9").width(B1).ro_wr(0xff),
+    Reg::ro("CAP_PTR", 0x34, 0, "PCIe §7.5.1.1.11").width(B1).ro_wr(0xff),
+    Reg::rw("INTERRUPT_LINE", 0x3c, 0, 0xff, "PCIe §7.5.1.1.12").width(B1),
+    Reg::ro("INTERRUPT_PIN", 0x3d, 0, "PCIe §7.5.1.1.13; spec §2.8: the driver writes it")
+        .width(B1)
+        .ro_wr(0xff),
+];
+
+/// Rows of a type 0 header.
+pub const TYPE0: &[Reg] = &[
+    Reg::ro("SUBSYSTEM_VENDOR_ID", 0x2c, 0, "PCIe §7.5.1.2.3").width(B2),
+    Reg::ro("SUBSYSTEM_ID", 0x2e, 0, "PCIe §7.5.1.2.3").width(B2),
+];
+
+/// Rows of a type 1 header. The port has no BAR: 0x10 and 0x14 read 0 whatever the driver writes (spec §2.8).
+pub const TYPE1: &[Reg] = &[
+    Reg::rw("BUS_NUMBERS", 0x18, 0, 0x00ff_ffff, "PCIe §7.5.1.3.2")
+        .effect("bits 7:0 primary, 15:8 secondary, 23:16 subordinate"),
+    Reg::rw("IO_BASE_LIMIT", 0x1c, 0, 0xf0f0, "PCIe §7.5.1.3.6").width(B2),
+    Reg::ro("SECONDARY_STATUS", 0x1e, 0, "PCIe §7.5.1.3.7").width(B2).w1c(0xf900),
+    Reg::rw(
+        "MEMORY_BASE_LIMIT",
+        0x20,
+        0x0000_fff0,
+        0xfff0_fff0,
+        "PCIe §7.5.1.3.8; INFERRED: closed out of reset",
+    ),
+    Reg::rw(
+        "PREF_BASE_LIMIT",
+        0x24,
+        0x0001_fff1,
+        0xfff0_fff0,
+        "PCIe §7.5.1.3.9; INFERRED: closed out of reset",
+    ),
+    Reg::rw("PREF_BASE_UPPER", 0x28, 0, u32::MAX, "PCIe §7.5.1.3.10"),
+    Reg::rw("PREF_LIMIT_UPPER", 0x2c, 0, u32::MAX, "PCIe §7.5.1.3.10"),
+    Reg::rw("BRIDGE_CONTROL", 0x3e, 0, 0x005f, "PCIe §7.5.1.3.13")
+        .width(B2)
+        .effect("bit 6 (SBR): hot reset below the port"),
+];
+
+/// Capability IDs.
+pub mod id {
+    /// Power management.
+    pub const PM: u8 = 0x01;
+    /// MSI.
+    pub const MSI: u8 = 0x05;
+    /// PCI Express.
+    pub const EXP: u8 = 0x10;
+    /// MSI-X.
+    pub const MSIX: u8 = 0x11;
+    /// Extended: advanced error reporting.
+    pub const EXT_AER: u16 = 0x0001;
+    /// Extended: latency tolerance reporting.
+    pub const EXT_LTR: u16 = 0x0018;
+    /// Extended: L1 PM substates.
+    pub const EXT_L1SS: u16 = 0x001e;
+}
+
+/// Power management, from +2.
+pub const PM: &[Reg] = &[
+    Reg::ro("PM_PMC", 0x2, 0x0003, "PCIe §7.5.2.1").width(B2).ro_wr(0xffff),
+    Reg::rw("PM_PMCSR", 0x4, 0x0008, 0x0103, "PCIe §7.5.2.2; bit 3: No_Soft_Reset")
+        .width(B2)
+        .w1c(0x8000)
+        .survives(Survives::STICKY),
+    Reg::ro("PM_BSE_DATA", 0x6, 0, "PCIe §7.5.2").width(B2),
+];
+
+/// MSI with 64-bit address, 32 messages and per-vector masking, from +2.
+pub const MSI: &[Reg] = &[
+    Reg::rw("MSI_FLAGS", 0x2, 0x018a, 0x0071, "PCIe §7.7.1.2; 32 messages, 64-bit, maskable").width(B2),
+    Reg::rw("MSI_ADDRESS_LO", 0x4, 0, 0xffff_fffc, "PCIe §7.7.1.3"),
+    Reg::rw("MSI_ADDRESS_HI", 0x8, 0, u32::MAX, "PCIe §7.7.1.4"),
+    Reg::rw("MSI_DATA", 0xc, 0, 0xffff, "PCIe §7.7.1.5").width(B2),
+    Reg::ro("MSI_DATA_EXT", 0xe, 0, "PCIe §7.7.1.6").width(B2),
+    Reg::rw("MSI_MASK", 0x10, 0, u32::MAX, "PCIe §7.7.1.7").effect("unmasking a pending vector sends it"),
+    Reg::ro("MSI_PENDING", 0x14, 0, "PCIe §7.7.1.8"),
+];
+
+/// MSI-X, from +2; size and locations are set by the builder.
+pub const MSIX: &[Reg] = &[
+    Reg::rw("MSIX_FLAGS", 0x2, 0, 0xc000, "PCIe §7.7.2.2")
+        .width(B2)
+        .effect("unmasking or enabling sends what is pending"),
+    Reg::ro("MSIX_TABLE", 0x4, 0, "PCIe §7.7.2.3"),
+    Reg::ro("MSIX_PBA", 0x8, 0, "PCIe §7.7.2.4"),
+];
+
+/// PCI Express capability registers, offsets in the capability.
+pub mod exp {
+    /// FLAGS.
+    pub const FLAGS: u32 = 0x02;
+    /// DEVCTL.
+    pub const DEVCTL: u32 = 0x08;
+    /// LNKCAP.
+    pub const LNKCAP: u32 = 0x0c;
+    /// LNKCTL.
+    pub const LNKCTL: u32 = 0x10;
+    /// LNKSTA.
+    pub const LNKSTA: u32 = 0x12;
+    /// SLTCAP.
+    pub const SLTCAP: u32 = 0x14;
+    /// SLTCTL.
+    pub const SLTCTL: u32 = 0x18;
+    /// RTCTL.
+    pub const RTCTL: u32 = 0x1c;
+    /// LNKCTL2.
+    pub const LNKCTL2: u32 = 0x30;
+    /// LNKCTL: link disable.
+    pub const LNKCTL_LD: u16 = 1 << 4;
+    /// LNKCTL: retrain link (reads 0).
+    pub const LNKCTL_RL: u16 = 1 << 5;
+    /// LNKSTA: link training.
+    pub const LNKSTA_LT: u16 = 1 << 11;
+    /// LNKSTA: data link layer link active.
+    pub const LNKSTA_DLLLA: u16 = 1 << 13;
+    /// LNKSTA: link bandwidth management status.
+    pub const LNKSTA_LBMS: u16 = 1 << 14;
+    /// LNKSTA: link autonomous bandwidth status.
+    pub const LNKSTA_LABS: u16 = 1 << 15;
+}
+
+/// PCI Express version 2, rows common to endpoint and root port. LNKCAP and FLAGS are set by the builder.
+pub const EXP: &[Reg] = &[
+    Reg::ro("EXP_FLAGS", 0x02, 0x0002, "PCIe §7.5.3.2").width(B2).ro_wr(0xffff),
+    Reg::ro("EXP_DEVCAP", 0x04, 0x0000_8001, "PCIe §7.5.3.3; 256-byte payload, role-based errors")
+        .ro_wr(u32::MAX),
+    Reg::rw("EXP_DEVCTL", 0x08, 0x2810, 0x7fff, "PCIe §7.5.3.4").width(B2),
+    Reg::ro("EXP_DEVSTA", 0x0a, 0, "PCIe §7.5.3.5").width(B2).w1c(0x000f),
+    Reg::ro(
+        "EXP_LNKCAP",
+        0x0c,
+        0,
+        "PCIe §7.5.3.6; spec §2.8: speed, width and ASPM are rewritten by the driver",
+    )
+    .ro_wr(u32::MAX),
+    Reg::rw("EXP_LNKCTL", 0x10, 0, 0x0fdb, "PCIe §7.5.3.7").width(B2),
+    Reg::ro("EXP_LNKSTA", 0x12, 0, "PCIe §7.5.3.8").width(B2),
+    Reg::ro("EXP_DEVCAP2", 0x24, 0x0000_0810, "PCIe §7.5.3.15; timeout disable, LTR").ro_wr(u32::MAX),
+    Reg::rw("EXP_DEVCTL2", 0x28, 0, 0x7fff, "PCIe §7.5.3.16").width(B2),
+    Reg::ro("EXP_LNKCAP2", 0x2c, 0x0000_000e, "PCIe §7.5.3.18; 2.5, 5 and 8 GT/s").ro_wr(u32::MAX),
+    Reg::rw("EXP_LNKCTL2", 0x30, 0x0003, 0xffff, "PCIe §7.5.3.19").width(B2).survives(Survives::STICKY),
+    Reg::ro("EXP_LNKSTA2", 0x32, 0, "PCIe §7.5.3.20").width(B2).w1c(0x0020),
+];
+
+/// PCI Express rows of a root port.
+pub const EXP_ROOT: &[Reg] = &[
+    Reg::rw("EXP_LNKCTL", 0x10, 0, 0x0fdb, "PCIe §7.5.3.7; bit 5 (RL) reads 0")
+        .width(B2)
+        .effect("LD, RL act on the link"),
+    Reg::ro("EXP_LNKSTA", 0x12, 0, "PCIe §7.5.3.8")
+        .width(B2)
+        .w1c(0xc000)
+        .effect("DLLLA, LT, speed and width follow the link"),
+    Reg::ro("EXP_SLTCAP", 0x14, 0, "PCIe §7.5.3.9; spec §2.8").ro_wr(u32::MAX),
+    Reg::rw("EXP_SLTCTL", 0x18, 0, 0x1fff, "PCIe §7.5.3.10").width(B2),
+    Reg::ro("EXP_SLTSTA", 0x1a, 0x0040, "PCIe §7.5.3.11; presence detected").width(B2).w1c(0x011f),
+    Reg::rw("EXP_RTCTL", 0x1c, 0, 0x001f, "PCIe §7.5.3.12").width(B2),
+    Reg::ro("EXP_RTCAP", 0x1e, 0x0001, "PCIe §7.5.3.13; RRS software visibility").width(B2),
+    Reg::ro("EXP_RTSTA", 0x20, 0, "PCIe §7.5.3.14").w1c(0x0001_0000),
+];
+
+/// Advanced error reporting, from +4.
+pub const AER: &[Reg] = &[
+    Reg::ro("AER_UNCOR_STATUS", 0x04, 0, "PCIe §7.8.4.2").w1c(0x07ff_f030).survives(Survives::STICKY),
+    Reg::rw("AER_UNCOR_MASK", 0x08, 0x0040_0000, 0x07ff_f030, "PCIe §7.8.4.3").survives(Survives::STICKY),
+    Reg::rw("AER_UNCOR_SEVERITY", 0x0c, 0x0046_2030, 0x07ff_f030, "PCIe §7.8.4.4").survives(Survives::STICKY),
+    Reg::ro("AER_COR_STATUS", 0x10, 0, "PCIe §7.8.4.5").w1c(0xf1c1).survives(Survives::STICKY),
+    Reg::rw("AER_COR_MASK", 0x14, 0x0000_e000, 0xf1c1, "PCIe §7.8.4.6").survives(Survives::STICKY),
+    Reg::rw("AER_CAP", 0x18, 0, 0x0140, "PCIe §7.8.4.7; ECRC generation and check enables")
+        .survives(Survives::STICKY),
+];
+
+/// AER rows of a root port.
+pub const AER_ROOT: &[Reg] = &[
+    Reg::rw("AER_ROOT_COMMAND", 0x2c, 0, 0x7, "PCIe §7.8.4.9"),
+    Reg::ro("AER_ROOT_STATUS", 0x30, 0, "PCIe §7.8.4.10").w1c(0x7f).survives(Survives::STICKY),
+    Reg::ro("AER_ERROR_SOURCE", 0x34, 0, "PCIe §7.8.4.11").survives(Survives::STICKY),
+];
+
+/// Latency tolerance reporting, from +4.
+pub const LTR: &[Reg] = &[Reg::rw("LTR_MAX_LATENCY", 0x04, 0, 0x1fff_1fff, "PCIe §7.8.2.2")];
+
+/// L1 PM substates, from +4.
+pub const L1SS: &[Reg] = &[
+    Reg::ro("L1SS_CAP", 0x04, 0x0028_281f, "PCIe §7.8.3.2; all substates, INFERRED timings").ro_wr(u32::MAX),
+    Reg::rw("L1SS_CTL1", 0x08, 0, 0xe3ff_ff1f, "PCIe §7.8.3.3"),
+    Reg::rw("L1SS_CTL2", 0x0c, 0x28, 0xfb, "PCIe §7.8.3.4"),
+];
