@@ -6,11 +6,26 @@
 //! *Sources*: spec/dwc-qcom-registers.md.
 #![forbid(unsafe_code)]
 
+pub mod dbi;
+pub mod elbi;
 pub mod event;
+pub mod gpio;
+pub mod iatu;
+pub mod link;
+pub mod mhi;
+pub mod parf;
+pub mod phy;
+pub mod registry;
+pub mod reset;
+pub mod root_complex;
 pub mod sample;
 pub mod soc;
 
+pub use dbi::Rate;
 pub use event::Event;
+pub use registry::register_name;
+pub use root_complex::Config;
+pub use root_complex::RootComplex;
 pub use sample::Sample;
 pub use sample::SamplePoint;
 pub use soc::Window;

@@ -1,0 +1,244 @@
+//! iATU: address translation between the CPU and the link, unrolled, 8 regions a direction.
+//!
+//! *Modelled*: region registers with their granule and limit masks, MEM, CFG0 and CFG1 outbound, CFG_SHIFT,
+//! inbound address match, lowest enabled region first, pass-through while no inbound region is enabled.
+//! *Not modelled*: the viewport, I/O and message outbound types, function match, inbound BAR mode (such a
+//! region matches nothing in a root complex).
+//! *Sources*: spec/dwc-qcom-registers.md §2.5; Linux v6.12 pcie-designware.c dw_pcie_prog_outbound_atu().
+
+pub mod regs;
+
+use block::RegFile;
+use block::ResetKind;
+use block::Width;
+use pcie::Bdf;
+
+/// What an outbound access becomes on the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outbound {
+    /// A memory request at this PCI address.
+    Mem(u64),
+    /// A configuration request; `type1`: meant for a bus further down.
+    Cfg {
+        /// Target function.
+        bdf: Bdf,
+        /// Register, 0–0xfff.
+        reg: u16,
+        /// CFG1 rather than CFG0.
+        type1: bool,
+    },
+}
+
+/// The unit.
+#[derive(Clone, Debug)]
+pub struct Iatu {
+    regs: RegFile,
+}
+
+impl Default for Iatu {
+    fn default() -> Self {
+        let mut file = RegFile::new(regs::LEN_BYTES, &[]);
+        for n in 0..regs::REGIONS {
+            file.add(regs::outbound(n), regs::REGION);
+            file.add(regs::inbound(n), regs::REGION);
+        }
+        Iatu { regs: file }
+    }
+}
+
+impl Iatu {
+    /// A guest read.
+    pub fn read(&self, off: u64, w: Width) -> u64 {
+        self.regs.read(off, w)
+    }
+
+    /// A guest write.
+    pub fn write(&mut self, off: u64, w: Width, v: u64) {
+        self.regs.write(off, w, v, false);
+    }
+
+    fn pair(&self, lo: u32, hi: u32) -> u64 {
+        u64::from(self.regs.word(hi)) << 32 | u64::from(self.regs.word(lo))
+    }
+
+    /// `addr` relative to the base of the region at `at`, if the region holds all `len` bytes.
+    fn offset_in(&self, at: u32, addr: u64, len: u64) -> Option<u64> {
+        let base = self.pair(at + regs::LOWER_BASE, at + regs::UPPER_BASE);
+        let increase = self.regs.word(at + regs::CTRL1) & regs::INCREASE_REGION_SIZE != 0;
+        let upper = if increase { regs::UPPER_LIMIT } else { regs::UPPER_BASE };
+        let last = self.pair(at + regs::LIMIT, at + upper);
+        let end = addr.checked_add(len.checked_sub(1)?)?;
+        (base <= addr && end <= last).then(|| addr - base)
+    }
+
+    fn target(&self, at: u32) -> u64 {
+        self.pair(at + regs::LOWER_TARGET, at + regs::UPPER_TARGET)
+    }
+
+    /// What a CPU access of `len` bytes at `addr` becomes; `None` if no enabled region translates it.
+    pub fn outbound(&self, addr: u64, len: u64) -> Option<Outbound> {
+        let (at, off) = (0..regs::REGIONS).map(regs::outbound).find_map(|at| {
+            let enabled = self.regs.word(at + regs::CTRL2) & regs::EN != 0;
+            enabled.then(|| self.offset_in(at, addr, len)).flatten().map(|off| (at, off))
+        })?;
+        let to = self.target(at).wrapping_add(off);
+        match self.regs.word(at + regs::CTRL1) & regs::TYPE {
+            regs::TYPE_MEM => Some(Outbound::Mem(to)),
+            kind @ (regs::TYPE_CFG0 | regs::TYPE_CFG1) => {
+                let shift = self.regs.word(at + regs::CTRL2) & regs::CFG_SHIFT != 0;
+                // Without the shift the whole region is one function and only the low bits select a register.
+                let bdf = if shift { to >> 12 } else { self.target(at) >> 16 };
+                Some(Outbound::Cfg {
+                    bdf: Bdf(bdf as u16),
+                    reg: (off & 0xfff) as u16,
+                    type1: kind == regs::TYPE_CFG1,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Where an inbound request of `len` bytes at PCI address `addr` goes in guest-physical memory.
+    pub fn inbound(&self, addr: u64, len: u64) -> Option<u64> {
+        let mut enabled = (0..regs::REGIONS)
+            .map(regs::inbound)
+            .filter(|at| self.regs.word(at + regs::CTRL2) & (regs::EN | regs::BAR_MODE) == regs::EN);
+        let mut any = false;
+        let hit = enabled.find_map(|at| {
+            any = true;
+            self.offset_in(at, addr, len).map(|off| self.target(at).wrapping_add(off))
+        });
+        if any {
+            hit
+        } else {
+            Some(addr)
+        }
+    }
+
+    fn enabled(&self, at: fn(u32) -> u32) -> u32 {
+        (0..regs::REGIONS).fold(0, |m, n| m | (self.regs.word(at(n) + regs::CTRL2) >> 31) << n)
+    }
+
+    /// Enabled outbound regions, bit n = region n.
+    pub fn outbound_enabled(&self) -> u32 {
+        self.enabled(regs::outbound)
+    }
+
+    /// Enabled inbound regions, bit n = region n.
+    pub fn inbound_enabled(&self) -> u32 {
+        self.enabled(regs::inbound)
+    }
+
+    /// A reset of the core.
+    pub fn reset(&mut self, kind: ResetKind) {
+        self.regs.reset(kind);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In the order of dw_pcie_prog_outbound_atu() of Linux v6.12.
+    fn program(i: &mut Iatu, at: u32, base: u64, last: u64, target: u64, ctrl1: u32, ctrl2: u32) {
+        let mut put = |reg: u32, v: u64| i.write(u64::from(at + reg), Width::B4, v & 0xffff_ffff);
+        put(regs::LOWER_BASE, base);
+        put(regs::UPPER_BASE, base >> 32);
+        put(regs::LIMIT, last);
+        put(regs::UPPER_LIMIT, last >> 32);
+        put(regs::LOWER_TARGET, target);
+        put(regs::UPPER_TARGET, target >> 32);
+        put(regs::CTRL1, u64::from(ctrl1));
+        put(regs::CTRL2, u64::from(ctrl2));
+    }
+
+    #[test]
+    fn linux_counts_eight_regions_and_a_64k_granule() {
+        let mut i = Iatu::default();
+        for n in 0..8 {
+            for at in [regs::outbound(n), regs::inbound(n)] {
+                let off = u64::from(at + regs::LOWER_TARGET);
+                i.write(off, Width::B4, 0x1111_0000);
+                assert_eq!(i.read(off, Width::B4), 0x1111_0000);
+            }
+        }
+        i.write(u64::from(regs::LIMIT), Width::B4, 0);
+        assert_eq!(i.read(u64::from(regs::LIMIT), Width::B4), 0xffff);
+        i.write(u64::from(regs::UPPER_LIMIT), Width::B4, 0xffff_ffff);
+        assert_eq!(i.read(u64::from(regs::UPPER_LIMIT), Width::B4), 0xff);
+        assert_eq!(i.outbound_enabled() | i.inbound_enabled(), 0, "probing enables nothing");
+        i.write(0x1c, Width::B4, 1);
+        assert_eq!(i.read(0x1c, Width::B4), 0, "a hole is RAZ/WI");
+    }
+
+    #[test]
+    fn a_memory_region_translates_and_ends_at_its_limit() {
+        let mut i = Iatu::default();
+        program(&mut i, regs::outbound(1), 0x6030_0000, 0x6031_ffff, 0x1_2000_0000, 0, regs::EN);
+        assert_eq!(i.outbound(0x6030_0004, 4), Some(Outbound::Mem(0x1_2000_0004)));
+        assert_eq!(i.outbound(0x6031_fffc, 4), Some(Outbound::Mem(0x1_2001_fffc)));
+        assert_eq!(i.outbound(0x6031_fffc, 8), None, "across the limit");
+        assert_eq!(i.outbound(0x602f_ffff, 1), None);
+        assert_eq!(i.outbound(u64::MAX, 8), None);
+    }
+
+    #[test]
+    fn config_regions_name_one_function_or_shift_it_out_of_the_address() {
+        let mut i = Iatu::default();
+        let bdf = Bdf::new(1, 2, 3);
+        program(&mut i, 0, 0x6010_0000, 0x601f_ffff, u64::from(bdf.0) << 16, regs::TYPE_CFG0, regs::EN);
+        let cfg = |bdf, reg, type1| Some(Outbound::Cfg { bdf, reg, type1 });
+        assert_eq!(i.outbound(0x6010_0004, 4), cfg(bdf, 4, false));
+        assert_eq!(i.outbound(0x6011_0ffc, 4), cfg(bdf, 0xffc, false), "only offset[11:0] counts");
+        program(
+            &mut i,
+            0,
+            0x7000_0000,
+            0x701f_ffff,
+            0x0010_0000,
+            regs::TYPE_CFG1,
+            regs::EN | regs::CFG_SHIFT,
+        );
+        assert_eq!(i.outbound(0x7000_8010, 4), cfg(Bdf::new(1, 1, 0), 0x10, true));
+    }
+
+    #[test]
+    fn the_lower_numbered_region_wins_and_disabling_uncovers_the_next() {
+        let mut i = Iatu::default();
+        program(&mut i, regs::outbound(3), 0x6000_0000, 0x6fff_ffff, 0x3000_0000, 0, regs::EN);
+        program(&mut i, regs::outbound(2), 0x6000_0000, 0x6000_ffff, 0x2000_0000, 0, regs::EN);
+        assert_eq!(i.outbound(0x6000_0000, 4), Some(Outbound::Mem(0x2000_0000)));
+        assert_eq!(i.outbound_enabled(), 0b1100);
+        i.write(u64::from(regs::outbound(2) + regs::CTRL2), Width::B4, 0);
+        assert_eq!(i.outbound(0x6000_0000, 4), Some(Outbound::Mem(0x3000_0000)));
+    }
+
+    #[test]
+    fn a_region_crosses_4_gib_only_with_increase_region_size() {
+        let mut i = Iatu::default();
+        let (base, last) = (0xffff_0000, 0x1_0000_ffff);
+        program(&mut i, 0, base, last, 0, regs::INCREASE_REGION_SIZE, regs::EN);
+        assert_eq!(i.outbound(0x1_0000_0000, 4), Some(Outbound::Mem(0x1_0000)));
+        program(&mut i, 0, base, last, 0, 0, regs::EN);
+        assert_eq!(i.outbound(0x1_0000_0000, 4), None);
+    }
+
+    #[test]
+    fn inbound_passes_through_until_a_region_is_enabled() {
+        let mut i = Iatu::default();
+        assert_eq!(i.inbound(0x8000_0000, 4), Some(0x8000_0000));
+        program(&mut i, regs::inbound(0), 0x1000_0000, 0x1fff_ffff, 0x4000_0000, 0, regs::EN);
+        assert_eq!(i.inbound(0x1000_0010, 4), Some(0x4000_0010));
+        assert_eq!(i.inbound(0x8000_0000, 4), None);
+        assert_eq!(i.inbound_enabled(), 1);
+    }
+
+    #[test]
+    fn io_and_message_regions_route_nowhere() {
+        let mut i = Iatu::default();
+        for kind in [0x2, 0x10] {
+            program(&mut i, 0, 0x6000_0000, 0x6000_ffff, 0, kind, regs::EN);
+            assert_eq!(i.outbound(0x6000_0000, 4), None);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Registers of one iATU region. No behaviour.
+
+use block::Reg;
+
+/// Regions per direction: what a 4 KiB `atu` window has room for (spec §1.2).
+pub const REGIONS: u32 = 8;
+/// Bytes of the window.
+pub const LEN_BYTES: u32 = REGIONS << 9;
+
+/// Offset of outbound region `n`.
+pub const fn outbound(n: u32) -> u32 {
+    n << 9
+}
+
+/// Offset of inbound region `n`.
+pub const fn inbound(n: u32) -> u32 {
+    (n << 9) + 0x100
+}
+
+/// Type and attributes.
+pub const CTRL1: u32 = 0x00;
+/// Enable and modes.
+pub const CTRL2: u32 = 0x04;
+/// Base, low half.
+pub const LOWER_BASE: u32 = 0x08;
+/// Base, high half.
+pub const UPPER_BASE: u32 = 0x0c;
+/// Last address, low half.
+pub const LIMIT: u32 = 0x10;
+/// Target, low half.
+pub const LOWER_TARGET: u32 = 0x14;
+/// Target, high half.
+pub const UPPER_TARGET: u32 = 0x18;
+/// Last address, high half.
+pub const UPPER_LIMIT: u32 = 0x20;
+
+/// CTRL1: TLP type.
+pub const TYPE: u32 = 0x1f;
+/// Memory request.
+pub const TYPE_MEM: u32 = 0x0;
+/// Type 0 configuration request.
+pub const TYPE_CFG0: u32 = 0x4;
+/// Type 1 configuration request.
+pub const TYPE_CFG1: u32 = 0x5;
+/// CTRL1: the region may cross 4 GiB.
+pub const INCREASE_REGION_SIZE: u32 = 1 << 13;
+/// CTRL2: region enabled.
+pub const EN: u32 = 1 << 31;
+/// CTRL2 (inbound): match by BAR instead of by address.
+pub const BAR_MODE: u32 = 1 << 30;
+/// CTRL2 (outbound): take the BDF from the address.
+pub const CFG_SHIFT: u32 = 1 << 28;
+
+/// Regions are multiples of 64 KiB.
+pub const GRANULE: u32 = 0xffff;
+
+const SRC: &str = "spec §2.5; Linux v6.12 pcie-designware.h PCIE_ATU_*";
+
+/// The registers of a region.
+pub const REGION: &[Reg] = &[
+    Reg::rw("REGION_CTRL1", CTRL1, 0, 0x01ff_3fff, SRC),
+    Reg::rw("REGION_CTRL2", CTRL2, 0, !0, SRC).effect("bit 31 enables the region at once"),
+    Reg::rw("LOWER_BASE", LOWER_BASE, 0, !GRANULE, SRC),
+    Reg::rw("UPPER_BASE", UPPER_BASE, 0, !0, SRC),
+    Reg::rw("LIMIT", LIMIT, GRANULE, !GRANULE, SRC).effect("bits below the granule read as ones"),
+    Reg::rw("LOWER_TARGET", LOWER_TARGET, 0, !GRANULE, SRC),
+    Reg::rw("UPPER_TARGET", UPPER_TARGET, 0, !0, SRC),
+    Reg::rw("UPPER_LIMIT", UPPER_LIMIT, 0, 0xff, "spec §2.5; INFERRED width: regions within 1 TiB"),
+];

@@ -1,0 +1,253 @@
+//! Everything on the host's side of the link: the core, its wrapper and the providers, with their gating.
+
+use block::Cx;
+use block::IrqLevels;
+use block::ResetKind;
+use block::SimTime;
+use block::Width;
+use msi_ctrl::MsiCtrl;
+
+use super::observer::Kind;
+use super::observer::Observer;
+use super::Config;
+use crate::dbi::Dbi;
+use crate::dbi::LinkView;
+use crate::dbi::Rate;
+use crate::elbi::Elbi;
+use crate::event::Event;
+use crate::gpio::Gpio;
+use crate::iatu::Iatu;
+use crate::link::Conditions;
+use crate::link::Edge;
+use crate::link::Link;
+use crate::mhi::Mhi;
+use crate::parf::Parf;
+use crate::phy::Phy;
+use crate::reset::Resets;
+use crate::soc;
+use crate::soc::Window;
+
+/// The blocks. Reads and writes here have passed gating and are at most 64 bits wide.
+#[derive(Debug)]
+pub(super) struct Controller {
+    pub gpio: Gpio,
+    pub resets: Resets,
+    pub phy: Phy,
+    pub parf: Parf,
+    pub elbi: Elbi,
+    pub mhi: Mhi,
+    pub dbi: Dbi,
+    pub iatu: Iatu,
+    pub msi: MsiCtrl,
+    pub link: Link,
+    pub observer: Observer,
+    card: Option<Rate>,
+    msi_gating: bool,
+    /// State of the last [`Event::Ltssm`].
+    reported_ltssm: u8,
+}
+
+impl Controller {
+    pub fn new(config: &Config) -> Controller {
+        let card = config.endpoint.as_ref().map(|_| config.endpoint_rate);
+        Controller {
+            gpio: Gpio::default(),
+            resets: Resets::default(),
+            phy: Phy::default(),
+            parf: Parf::default(),
+            elbi: Elbi::default(),
+            mhi: Mhi::default(),
+            dbi: Dbi::new(card.is_some()),
+            iatu: Iatu::default(),
+            msi: MsiCtrl::new(),
+            link: Link::new(config.train_ns),
+            observer: Observer::default(),
+            card,
+            msi_gating: config.msi_gating,
+            reported_ltssm: 0,
+        }
+    }
+
+    /// What keeps a window from answering now (spec §2.1): "clock", "reset" or nothing.
+    pub fn gate(&self, win: Window) -> Option<&'static str> {
+        match win {
+            Window::Gpio | Window::Reset | Window::Phy => None,
+            Window::Parf | Window::Mhi => (!self.gpio.cfg_clock_on()).then_some("clock"),
+            Window::Dbi | Window::Elbi | Window::Atu | Window::Config | Window::Mem => {
+                if !self.gpio.clocks_on() {
+                    Some("clock")
+                } else {
+                    self.resets.core().then_some("reset")
+                }
+            }
+        }
+    }
+
+    fn view(&self, now: SimTime) -> LinkView {
+        LinkView { ltssm: self.link.ltssm(now), up: self.link.up(), training: self.link.training() }
+    }
+
+    /// A read of a register window.
+    pub fn read(&self, now: SimTime, win: Window, off: u64, w: Width) -> u64 {
+        if w == Width::B8 {
+            let half = |off| self.read(now, win, off, Width::B4);
+            return half(off) | half(off + 4) << 32;
+        }
+        match win {
+            Window::Parf => self.parf.read(self.link.ltssm(now), off, w),
+            Window::Mhi => self.mhi.read(off, w),
+            Window::Elbi => self.elbi.read(self.link.ltssm(now), off, w),
+            Window::Atu => self.iatu.read(off, w),
+            Window::Dbi if MsiCtrl::claims(off) => self.msi.read(off, w),
+            Window::Dbi => self.dbi.read(self.view(now), off, w),
+            Window::Gpio => self.gpio.read(off, w),
+            Window::Reset => self.resets.read(off, w),
+            Window::Phy => self.phy.read(&self.resets, off, w),
+            Window::Config | Window::Mem => w.ones(),
+        }
+    }
+
+    /// A write of a register window other than [`Window::Gpio`]; the caller settles the link afterwards.
+    pub fn write(&mut self, now: SimTime, win: Window, off: u64, w: Width, v: u64) {
+        if w == Width::B8 {
+            self.write(now, win, off, Width::B4, v & 0xffff_ffff);
+            self.write(now, win, off + 4, Width::B4, v >> 32);
+            return;
+        }
+        match win {
+            Window::Parf => self.parf.write(off, w, v),
+            Window::Elbi => {
+                if self.elbi.write(off, w, v) {
+                    self.link.turn_off(now);
+                }
+            }
+            Window::Atu => self.iatu.write(off, w, v),
+            Window::Dbi if MsiCtrl::claims(off) => {
+                self.msi.write(off, w, v);
+                if self.msi.addr() != 0 {
+                    self.observer.last_msi_addr = Some(self.msi.addr());
+                }
+            }
+            Window::Dbi => {
+                if self.dbi.write(off, w, v) {
+                    self.link.retrain(now);
+                }
+            }
+            Window::Reset => self.resets.write(off, w, v),
+            Window::Phy => self.phy.write(off, w, v),
+            Window::Mhi | Window::Gpio | Window::Config | Window::Mem => {}
+        }
+    }
+
+    /// What the link sees of the rest of the machine (spec §3).
+    fn conditions(&self) -> Conditions {
+        Conditions {
+            enabled: self.gpio.clocks_on()
+                && !self.resets.core()
+                && !self.parf.phy_powered_down()
+                && self.phy.up(&self.resets)
+                && (self.parf.ltssm_en() || self.elbi.lt_enable()),
+            partner: self.card.is_some() && !self.gpio.perst(),
+            disabled: self.dbi.link_disabled(),
+            hot_reset: self.dbi.secondary_bus_reset(),
+        }
+    }
+
+    /// Re-evaluate the link after a change of anything that [`Controller::conditions`] reads. Returns whether the
+    /// link went down, which the endpoint has to learn.
+    #[must_use]
+    pub fn settle(&mut self, cx: &mut Cx<'_, Event>) -> bool {
+        let edge = self.link.apply(cx.now, self.conditions());
+        self.follow(cx, edge)
+    }
+
+    /// Take the link's steps that are due. Returns whether the link went down.
+    #[must_use]
+    pub fn advance(&mut self, cx: &mut Cx<'_, Event>) -> bool {
+        let mut down = false;
+        while self.link.next_deadline().is_some_and(|d| d <= cx.now) {
+            let edge = self.link.tick(cx.now);
+            down |= self.follow(cx, edge);
+        }
+        down
+    }
+
+    fn follow(&mut self, cx: &mut Cx<'_, Event>, edge: Option<Edge>) -> bool {
+        let state = self.link.entered();
+        if edge.is_some() || state != self.reported_ltssm {
+            let view = self.view(cx.now);
+            self.dbi.show_link(view, self.card.unwrap_or(Rate { speed: 1, width: 1 }));
+        }
+        if state != self.reported_ltssm {
+            self.reported_ltssm = state;
+            self.observer.emit(cx, Kind::Edge, || Event::Ltssm { state });
+        }
+        match edge {
+            Some(Edge::Up) => self.parf.link_up(),
+            Some(Edge::Down) => self.parf.link_down(),
+            Some(Edge::Retrained) => self.dbi.retrained(),
+            // INFERRED: an orderly L2 entry is no link-down event.
+            Some(Edge::L2) => self.mhi.entered_l2(),
+            None => {}
+        }
+        edge == Some(Edge::Down)
+    }
+
+    /// The core reset was asserted (spec §2.1). The link has been settled before, so that the link-down which the
+    /// reset causes does not stay latched.
+    pub fn core_reset(&mut self, now: SimTime) {
+        self.reset_core(ResetKind::Core, now);
+    }
+
+    fn reset_core(&mut self, kind: ResetKind, now: SimTime) {
+        self.parf.reset(kind);
+        self.elbi.reset(kind);
+        self.mhi.reset(kind);
+        self.dbi.reset(kind, self.card.is_some());
+        self.iatu.reset(kind);
+        self.msi.reset(kind);
+        let view = self.view(now);
+        debug_assert!(!view.up, "a core in reset has no link");
+    }
+
+    /// Power applied to everything.
+    pub fn power_on(&mut self, cx: &mut Cx<'_, Event>) {
+        self.gpio.power_on();
+        self.resets.power_on();
+        self.phy.power_on();
+        let _ = self.settle(cx);
+        self.reset_core(ResetKind::PowerOn, cx.now);
+        self.observer.power_on();
+    }
+
+    /// Output levels; `ep_intx` are the pins that the endpoint asserts.
+    pub fn levels(&self, ep_intx: u8) -> IrqLevels {
+        let gate = if self.msi_gating { self.parf.msi_gate() } else { u8::MAX };
+        let msi = IrqLevels::from(self.msi.levels() & gate);
+        // The endpoint is device 0, so the bridge's swizzle leaves its pins as they are. No link, no assertion.
+        let downstream = if self.link.up() { ep_intx } else { 0 };
+        let intx = IrqLevels::from((self.dbi.intx() | downstream) & 0xf);
+        msi << soc::IRQ_MSI0 | intx << soc::IRQ_INTA | IrqLevels::from(self.parf.global()) << soc::IRQ_GLOBAL
+    }
+
+    /// An access that nobody answered because its block stands still.
+    pub fn gated(&mut self, cx: &mut Cx<'_, Event>, window: Window, off: u64, write: bool, why: &str) {
+        self.observer.counts.gated += 1;
+        self.observer.emit(cx, Kind::Gated, || Event::GatedAccess {
+            window,
+            off,
+            write,
+            why: why.to_owned(),
+        });
+    }
+
+    /// A downstream request that ended nowhere.
+    pub fn unrouted(&mut self, cx: &mut Cx<'_, Event>, window: Window, off: u64, write: bool, why: &str) {
+        self.observer.emit(cx, Kind::Unrouted, || Event::Unrouted {
+            window,
+            off,
+            write,
+            why: why.to_owned(),
+        });
+    }
+}

@@ -1,0 +1,332 @@
+//! The root complex as the bus sees it: windows in, levels and events out.
+//!
+//! *Modelled*: clock and reset gating of each window, outbound routing to the endpoint, propagation of PERST#,
+//! link loss and hot reset, the INTx wires, the oracle's sampling points.
+//! *Not modelled*: more than one function below the port; external aborts (the owner sees a
+//! [`Event::GatedAccess`] and may inject one).
+//! *Sources*: spec/dwc-qcom-registers.md §2.1, §3, §4.5, §5.1.
+//!
+//! One access is: let due time pass, sample if a new life begins, gate, dispatch, settle the link. Levels are
+//! computed on demand from state ([`RootComplex::irq_levels`]).
+
+mod controller;
+mod observer;
+mod sampling;
+mod upstream;
+
+use std::collections::BTreeMap;
+
+use block::Cx;
+use block::IrqLevels;
+use block::ResetKind;
+use block::SimTime;
+use block::Width;
+use pcie::Bdf;
+use pcie::Completion;
+use pcie::Function;
+
+use crate::dbi::Rate;
+use crate::event::Event;
+use crate::iatu::Outbound;
+use crate::sample::Sample;
+use crate::sample::SamplePoint;
+use crate::soc;
+use crate::soc::Window;
+use controller::Controller;
+use observer::Kind;
+
+/// What is built.
+pub struct Config {
+    /// The function behind the port, if the slot is occupied.
+    pub endpoint: Option<Box<dyn Function<Event>>>,
+    /// What the endpoint's side of the link can do.
+    pub endpoint_rate: Rate,
+    /// From the last condition of link training to L0.
+    pub train_ns: u64,
+    /// Whether INT_ALL_MASK bits 30:23 gate the msiN lines (spec §2.2.2: silicon differs per SoC).
+    pub msi_gating: bool,
+}
+
+impl Config {
+    /// An sm8250 port: gen 3 x1, 20 ms of training, MSI lines not gated by PARF.
+    pub fn sm8250(endpoint: Option<Box<dyn Function<Event>>>) -> Config {
+        Config {
+            endpoint,
+            endpoint_rate: Rate { speed: 3, width: 1 },
+            train_ns: 20_000_000,
+            msi_gating: false,
+        }
+    }
+}
+
+/// The root complex with its providers and the function behind it.
+pub struct RootComplex {
+    port: Controller,
+    endpoint: Option<Box<dyn Function<Event>>>,
+}
+
+impl std::fmt::Debug for RootComplex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RootComplex")
+            .field("port", &self.port)
+            .field("endpoint", &self.endpoint.is_some())
+            .finish()
+    }
+}
+
+/// Why a downstream request ended nowhere.
+type Unrouted = &'static str;
+
+impl RootComplex {
+    /// After power-on.
+    pub fn new(config: Config) -> RootComplex {
+        let port = Controller::new(&config);
+        RootComplex { port, endpoint: config.endpoint }
+    }
+
+    /// A guest read of `w` at `off` of `win`.
+    pub fn read(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width) -> u64 {
+        let Some(off) = self.begin(cx, win, off, w) else { return w.ones() };
+        if let Some(why) = self.port.gate(win) {
+            self.port.gated(cx, win, off, false, why);
+            return w.ones();
+        }
+        match win {
+            Window::Config | Window::Mem => self.read_downstream(cx, win, off, w).unwrap_or_else(|why| {
+                self.port.unrouted(cx, win, off, false, why);
+                w.ones()
+            }),
+            _ => self.port.read(cx.now, win, off, w),
+        }
+    }
+
+    /// A guest write of `w` at `off` of `win`.
+    pub fn write(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width, v: u64) {
+        let Some(off) = self.begin(cx, win, off, w) else { return };
+        if let Some(why) = self.port.gate(win) {
+            self.port.gated(cx, win, off, true, why);
+            return;
+        }
+        match win {
+            Window::Config | Window::Mem => {
+                if let Err(why) = self.write_downstream(cx, win, off, w, v) {
+                    self.port.unrouted(cx, win, off, true, why);
+                }
+            }
+            Window::Gpio => self.write_gpio(cx, off, w, v),
+            Window::Reset => self.write_reset(cx, off, w, v),
+            _ => {
+                self.port.write(cx.now, win, off, w, v);
+                self.settle(cx);
+            }
+        }
+    }
+
+    /// When [`RootComplex::tick`] wants to run next.
+    pub fn next_deadline(&self) -> Option<SimTime> {
+        let endpoint = self.endpoint.as_ref().and_then(|e| e.next_deadline());
+        [self.port.link.next_deadline(), endpoint].into_iter().flatten().min()
+    }
+
+    /// Time has reached [`RootComplex::next_deadline`].
+    pub fn tick(&mut self, cx: &mut Cx<'_, Event>) {
+        self.advance(cx);
+    }
+
+    /// Levels of the interrupt outputs, bits as in [`crate::soc`]: a function of state.
+    pub fn irq_levels(&self) -> IrqLevels {
+        self.port.levels(self.endpoint.as_ref().map_or(0, |e| e.intx()))
+    }
+
+    /// Take a sample. S4 says that a life is over: the next access begins a new one and is preceded by S5.
+    pub fn sample(&mut self, now: SimTime, point: SamplePoint) -> Sample {
+        if point == SamplePoint::S4 {
+            self.port.observer.s5_armed = true;
+        }
+        self.sample_now(now, point)
+    }
+
+    /// Power applied to the machine: everything takes its reset value.
+    pub fn power_on_reset(&mut self, cx: &mut Cx<'_, Event>) {
+        self.port.power_on(cx);
+        self.reset_endpoint(cx, ResetKind::PowerOn);
+    }
+
+    /// What precedes every access. Returns the aligned offset, or nothing if the access does not fit the window.
+    fn begin(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width) -> Option<u64> {
+        self.advance(cx);
+        if self.port.observer.s5_armed {
+            self.port.observer.begin_life();
+            let sample = self.sample_now(cx.now, SamplePoint::S5);
+            self.port.observer.emit(cx, Kind::Sample, || Event::Sampled(sample));
+        }
+        let provider = matches!(win, Window::Gpio | Window::Reset | Window::Phy);
+        if self.port.observer.after_s3 && !provider {
+            self.port.observer.counts.after_s3 += 1;
+        }
+        let off = off & !(w.bytes() - 1);
+        (off.checked_add(w.bytes())? <= soc::window(win).1).then_some(off)
+    }
+
+    fn advance(&mut self, cx: &mut Cx<'_, Event>) {
+        if self.port.link.next_deadline().is_some_and(|d| d <= cx.now) && self.port.advance(cx) {
+            self.link_lost(cx);
+        }
+        if let Some(ep) = self.endpoint.as_mut() {
+            if ep.next_deadline().is_some_and(|d| d <= cx.now) {
+                ep.tick(cx, &mut self.port);
+            }
+        }
+    }
+
+    fn settle(&mut self, cx: &mut Cx<'_, Event>) {
+        if self.port.settle(cx) {
+            self.link_lost(cx);
+        }
+    }
+
+    fn link_lost(&mut self, cx: &mut Cx<'_, Event>) {
+        // PERST# has reset the endpoint already, and harder.
+        if self.port.gpio.perst() {
+            return;
+        }
+        let hot = self.port.dbi.secondary_bus_reset();
+        self.reset_endpoint(cx, if hot { ResetKind::HotReset } else { ResetKind::LinkDown });
+    }
+
+    fn reset_endpoint(&mut self, cx: &mut Cx<'_, Event>, kind: ResetKind) {
+        if let Some(ep) = self.endpoint.as_mut() {
+            ep.reset(cx, kind);
+        }
+    }
+
+    /// PERST#, clocks and supplies. Evidence is taken before the edge that erases it (spec §4.5).
+    fn write_gpio(&mut self, cx: &mut Cx<'_, Event>, off: u64, w: Width, v: u64) {
+        let mut next = self.port.gpio.clone();
+        next.write(off, w, v);
+        let perst_change = self.port.gpio.perst() != next.perst();
+        let perst_falls = perst_change && next.perst();
+        let clocks_change = self.port.gpio.clocks_on() != next.clocks_on();
+        if clocks_change && !next.clocks_on() {
+            self.emit_sample(cx, SamplePoint::S3);
+        }
+        let before = perst_falls.then(|| self.emit_sample(cx, SamplePoint::S1));
+
+        self.port.gpio = next;
+        if clocks_change {
+            let on = self.port.gpio.clocks_on();
+            self.port.observer.after_s3 = !on;
+            self.port.observer.emit(cx, Kind::Edge, || Event::Clocks { on });
+        }
+        if perst_change {
+            self.port.observer.emit(cx, Kind::Edge, || Event::Perst { asserted: perst_falls });
+        }
+        if perst_falls {
+            self.reset_endpoint(cx, ResetKind::Perst);
+        }
+        self.settle(cx);
+        if let Some(endpoint) = before {
+            let sample = sampling::sample(&self.port, cx.now, SamplePoint::S2, endpoint);
+            self.port.observer.emit(cx, Kind::Sample, || Event::Sampled(sample));
+        }
+    }
+
+    fn write_reset(&mut self, cx: &mut Cx<'_, Event>, off: u64, w: Width, v: u64) {
+        let was = self.port.resets.core();
+        self.port.write(cx.now, Window::Reset, off, w, v);
+        self.settle(cx);
+        if !was && self.port.resets.core() {
+            self.port.core_reset(cx.now);
+        }
+    }
+
+    fn endpoint_items(&self) -> BTreeMap<String, u64> {
+        let mut items = BTreeMap::new();
+        if let Some(ep) = &self.endpoint {
+            ep.sample(&mut |name, v| {
+                items.insert(name.to_owned(), v);
+            });
+        }
+        items
+    }
+
+    fn sample_now(&self, now: SimTime, point: SamplePoint) -> Sample {
+        sampling::sample(&self.port, now, point, self.endpoint_items())
+    }
+
+    /// Emit a sample and return the endpoint's items in it.
+    fn emit_sample(&mut self, cx: &mut Cx<'_, Event>, point: SamplePoint) -> BTreeMap<String, u64> {
+        let sample = self.sample_now(cx.now, point);
+        self.port.observer.emit(cx, Kind::Sample, || Event::Sampled(sample));
+        self.endpoint_items()
+    }
+
+    /// Where an outbound access goes, as far as the port decides it.
+    fn route(&self, win: Window, off: u64, w: Width) -> Result<Outbound, Unrouted> {
+        let cpu_addr = soc::window(win).0 + off;
+        let to = self.port.iatu.outbound(cpu_addr, w.bytes()).ok_or("no-window")?;
+        if !self.port.link.up() {
+            return Err("link-down");
+        }
+        match to {
+            // INFERRED: a type 1 request that reaches an endpoint is unsupported, and so is any function but 0.
+            Outbound::Cfg { bdf, type1, .. }
+                if type1 || bdf != Bdf::new(self.port.dbi.secondary_bus(), 0, 0) =>
+            {
+                Err("no-function")
+            }
+            Outbound::Mem(addr) if !self.port.dbi.forwards_mem(addr) => Err("bridge"),
+            _ => Ok(to),
+        }
+    }
+
+    fn read_downstream(
+        &mut self,
+        cx: &mut Cx<'_, Event>,
+        win: Window,
+        off: u64,
+        w: Width,
+    ) -> Result<u64, Unrouted> {
+        let to = self.route(win, off, w)?;
+        let ep = self.endpoint.as_mut().ok_or("no-function")?;
+        match to {
+            // A configuration request carries one dword.
+            Outbound::Cfg { reg, .. } if w == Width::B8 => {
+                Ok(ep.config_read(cx, reg, Width::B4) | ep.config_read(cx, reg + 4, Width::B4) << 32)
+            }
+            Outbound::Cfg { reg, .. } => Ok(ep.config_read(cx, reg, w)),
+            Outbound::Mem(addr) => match ep.mem_read(cx, &mut self.port, addr, w) {
+                o if o.status == Completion::Success => Ok(o.data),
+                _ => Err("no-function"),
+            },
+        }
+    }
+
+    fn write_downstream(
+        &mut self,
+        cx: &mut Cx<'_, Event>,
+        win: Window,
+        off: u64,
+        w: Width,
+        v: u64,
+    ) -> Result<(), Unrouted> {
+        let to = self.route(win, off, w)?;
+        let ep = self.endpoint.as_mut().ok_or("no-function")?;
+        let up = &mut self.port;
+        match to {
+            Outbound::Cfg { bdf, reg, .. } if w == Width::B8 => {
+                ep.config_write(cx, up, bdf, reg, Width::B4, v & 0xffff_ffff);
+                ep.config_write(cx, up, bdf, reg + 4, Width::B4, v >> 32);
+                Ok(())
+            }
+            Outbound::Cfg { bdf, reg, .. } => {
+                ep.config_write(cx, up, bdf, reg, w, v);
+                Ok(())
+            }
+            Outbound::Mem(addr) => match ep.mem_write(cx, up, addr, w, v) {
+                Completion::Success => Ok(()),
+                _ => Err("no-function"),
+            },
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The items of a sample. Their names are the table in [`Sample`].
+
+use std::collections::BTreeMap;
+
+use block::SimTime;
+
+use super::controller::Controller;
+use crate::sample::Sample;
+use crate::sample::SamplePoint;
+
+fn controller_items(c: &Controller, now: SimTime, put: &mut dyn FnMut(&str, u64)) {
+    put("msi.addr", c.msi.addr());
+    for g in 0..msi_ctrl::GROUPS {
+        put(&format!("msi.enable[{g}]"), c.msi.enable(g).into());
+        put(&format!("msi.mask[{g}]"), c.msi.mask(g).into());
+        put(&format!("msi.status[{g}]"), c.msi.status(g).into());
+        put(&format!("msi.line[{g}]"), c.levels(0) >> g & 1);
+    }
+    put("iatu.ob.enabled", c.iatu.outbound_enabled().into());
+    put("iatu.ib.enabled", c.iatu.inbound_enabled().into());
+    put("parf.ltssm_en", c.parf.ltssm_en().into());
+    put("parf.ltssm_state", c.link.ltssm(now).into());
+    put("parf.int_all_mask", c.parf.int_mask().into());
+    put("parf.int_all_status", c.parf.int_status().into());
+    put("parf.phy_ctrl.pwr_down", c.parf.phy_powered_down().into());
+    put("parf.sid_bypass", c.parf.sid_bypass().into());
+    put("dbi.ro_wr_en", c.dbi.ro_wr_en().into());
+    put("rp.command", c.dbi.command().into());
+    put("rp.rtctl", c.dbi.rtctl().into());
+    put("rp.aer_root_command", c.dbi.aer_root_command().into());
+    put("rp.sltctl", c.dbi.sltctl().into());
+    put("rp.lnkctl", c.dbi.lnkctl().into());
+    put("rp.dllla", c.dbi.dllla().into());
+    put("rp.msi.enable", c.dbi.msi_enable().into());
+    put("rp.intx", c.dbi.intx().into());
+}
+
+fn provider_items(c: &Controller, put: &mut dyn FnMut(&str, u64)) {
+    put("gpio.perst", c.gpio.perst().into());
+    put("gpio.perst_out", c.gpio.perst_driven().into());
+    put("clk.on", c.gpio.clocks().into());
+    for (n, e) in c.gpio.edges().iter().enumerate() {
+        put(&format!("clk.edges[{n}].on"), e.on);
+        put(&format!("clk.edges[{n}].off"), e.off);
+    }
+    put("reset.core", c.resets.core().into());
+    put("reg.on", c.gpio.supplies().into());
+    put("phy.reset_ctrl", c.phy.software_reset().into());
+    put("phy.reset", u64::from(c.resets.phy()) | u64::from(c.resets.pipe()) << 1);
+}
+
+fn count_items(c: &Controller, put: &mut dyn FnMut(&str, u64)) {
+    let counts = &c.observer.counts;
+    put("count.gated", counts.gated);
+    put("count.msi", counts.msi);
+    put("count.rogue_msi", counts.rogue_msi);
+    put("count.dma_refused", counts.dma_refused);
+    put("count.after_s3", counts.after_s3);
+}
+
+/// A sample of the controller, on top of the endpoint's items.
+pub(super) fn sample(
+    c: &Controller,
+    now: SimTime,
+    point: SamplePoint,
+    endpoint: BTreeMap<String, u64>,
+) -> Sample {
+    let mut items = endpoint;
+    let mut put = |name: &str, v: u64| {
+        items.insert(name.to_owned(), v);
+    };
+    controller_items(c, now, &mut put);
+    provider_items(c, &mut put);
+    count_items(c, &mut put);
+    Sample { point, time_ns: now.0, life: c.observer.life, items }
+}
