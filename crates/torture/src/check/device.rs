@@ -1,0 +1,368 @@
+//! Device-side state at the sampling points S1–S5 (spec §4.5): one row, one requirement.
+
+use std::collections::BTreeMap;
+
+use rc_model::Event;
+use rc_model::Sample;
+use rc_model::SamplePoint;
+
+use crate::finding::Class;
+use crate::finding::Finding;
+use crate::finding::Source;
+
+/// What a clean value looks like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Clean {
+    /// Exactly this.
+    Is(u64),
+    /// These bits are 0.
+    Clear(u64),
+}
+
+impl Clean {
+    fn holds(self, v: u64) -> bool {
+        match self {
+            Clean::Is(want) => v == want,
+            Clean::Clear(mask) => v & mask == 0,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Clean::Is(v) => format!("{v:#x}"),
+            Clean::Clear(m) => format!("0 in bits {m:#x}"),
+        }
+    }
+}
+
+/// One row of spec §4.5. An item that ends in `[]` stands for every index.
+struct Rule {
+    point: SamplePoint,
+    item: &'static str,
+    clean: Clean,
+    /// The row does not apply while this item has this value.
+    unless: Option<(&'static str, u64)>,
+    betrays: &'static str,
+}
+
+const fn rule(point: SamplePoint, item: &'static str, clean: Clean, betrays: &'static str) -> Rule {
+    Rule { point, item, clean, unless: None, betrays }
+}
+
+const fn unless(mut r: Rule, item: &'static str, v: u64) -> Rule {
+    r.unless = Some((item, v));
+    r
+}
+
+const BME: u64 = 1 << 2;
+const INTX_DISABLE: u64 = 1 << 10;
+/// RTCTL: System Error enables (2:0), PME interrupt enable (3) (PCIe, Root Control register).
+const RTCTL_SERVICES: u64 = 0xf;
+/// LNKCTL: link bandwidth management (10) and autonomous bandwidth (11) interrupt enables.
+const LNKCTL_LBMIE_LABIE: u64 = 0xc00;
+/// SLTCTL: all notification enables (4:0), hot-plug interrupt enable (5), DLL state changed enable (12).
+const SLTCTL_SERVICES: u64 = 0x103f;
+/// INT_ALL_MASK out of reset: bits 30:23 (spec §2.2.2).
+const INT_ALL_MASK_RESET: u64 = 0x7f80_0000;
+
+use Clean::Clear;
+use Clean::Is;
+use SamplePoint::S2;
+use SamplePoint::S3;
+use SamplePoint::S4;
+
+const RULES: &[Rule] = &[
+    rule(
+        S2,
+        "ep.command",
+        Clear(BME),
+        "endpoint BME is set: its driver or remove skipped pci_disable_device; DMA is still possible",
+    ),
+    rule(S2, "ep.msi.enable", Is(0), "MSI vectors were not freed"),
+    rule(S2, "ep.msi.addr", Is(0), "MSI message kept: an irq was freed without deactivating its domain"),
+    rule(S2, "ep.msi.data", Is(0), "MSI message kept: an irq was freed without deactivating its domain"),
+    rule(S2, "ep.msix.enable", Is(0), "MSI-X vectors were not freed"),
+    rule(S2, "ep.msix.fmask", Is(0), "MSI-X set-up was aborted half-way"),
+    rule(S2, "ep.msix.unmasked", Is(0), "MSI-X entries are left unmasked"),
+    rule(S2, "ep.msix.programmed", Is(0), "MSI-X entries keep their message"),
+    rule(S2, "ep.command", Clear(INTX_DISABLE), "MSI was torn down half-way: INTX_DISABLE is still 1"),
+    rule(S2, "ep.intx", Is(0), "the endpoint still asserts INTx"),
+    // A block held in reset reads reset values, MASK = 0 among them: the position of each 0 bit names a leaked hwirq only
+    // while the group is enabled.
+    unless(
+        rule(
+            S2,
+            "msi.mask[]",
+            Is(0xffff_ffff),
+            "some vector was never shut down: each 0 bit is a leaked hwirq",
+        ),
+        "msi.enable[]",
+        0,
+    ),
+    rule(S3, "msi.enable[]", Is(0), "the controller is left armed"),
+    rule(S3, "msi.status[]", Is(0), "an undelivered MSI will be spurious in the next life"),
+    rule(S3, "msi.addr", Is(0), "the controller keeps a stale message address"),
+    rule(S3, "msi.line[]", Is(0), "an msi line is still asserted"),
+    rule(S4, "msi.line[]", Is(0), "an msi line is still asserted"),
+    rule(S3, "iatu.ob.enabled", Is(0), "outbound windows are live into a dead link"),
+    rule(S3, "iatu.ib.enabled", Is(0), "inbound windows are live"),
+    rule(S3, "parf.ltssm_en", Is(0), "link training is left enabled"),
+    rule(S4, "rp.dllla", Is(0), "the link is still up: PERST# or PHY was not handled"),
+    rule(S4, "parf.ltssm_state", Is(0), "the link state machine is not idle"),
+    rule(S3, "parf.int_all_mask", Is(INT_ALL_MASK_RESET), "the global event interrupt is left armed"),
+    rule(S3, "dbi.ro_wr_en", Is(0), "read-only registers are left writable: RC set-up was aborted"),
+    rule(S3, "rp.command", Clear(BME), "root port BME is set: portdrv was not removed"),
+    rule(S3, "rp.rtctl", Clear(RTCTL_SERVICES), "a root port service (PME) is left enabled"),
+    rule(S3, "rp.aer_root_command", Is(0), "the AER service is left enabled"),
+    rule(S3, "rp.sltctl", Clear(SLTCTL_SERVICES), "a slot service is left enabled"),
+    rule(S3, "rp.lnkctl", Clear(LNKCTL_LBMIE_LABIE), "the bandwidth service is left enabled"),
+    rule(S3, "rp.msi.enable", Is(0), "root port MSI is left enabled"),
+    rule(S4, "gpio.perst", Is(1), "PERST# is high: the endpoint runs after teardown"),
+    rule(S4, "gpio.perst_out", Is(1), "PERST# is no longer driven"),
+    rule(S4, "clk.on", Is(0), "a clock gate is left on"),
+    rule(S4, "reset.core", Is(1), "the core reset is left deasserted"),
+    rule(S4, "reg.on", Is(0), "a supply is left on"),
+    unless(
+        rule(S4, "parf.phy_ctrl.pwr_down", Is(1), "PHY_CTRL.TEST_PWR_DOWN is 0: the PHY is left powered"),
+        "reset.core",
+        1,
+    ),
+    rule(S4, "phy.reset_ctrl", Is(1), "phy_power_off was not called"),
+    rule(S4, "phy.reset", Is(3), "PHY resets are not asserted (pipe only: phy_exit is missing)"),
+    rule(S4, "count.after_s3", Is(0), "the core was accessed after its clocks stopped"),
+];
+
+/// The samples of one life, by point.
+pub type Samples = BTreeMap<SamplePoint, Sample>;
+
+/// Check the samples of one teardown.
+///
+/// A teardown that never asserted PERST# or never stopped the clocks passed no S2 or S3; its rows are then judged by
+/// S4, and that the point was missed is a finding of its own.
+pub fn check(samples: &Samples) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (point, what) in [(S2, "PERST# was never asserted"), (S3, "the core clocks were never stopped")] {
+        if !samples.contains_key(&point) {
+            found.push(Finding::new(
+                Class::RegisterResidue,
+                Source::DeviceModel,
+                format!("{point:?} missed"),
+                format!("{what} during teardown"),
+            ));
+        }
+    }
+    for r in RULES {
+        if let Some(s) = samples.get(&r.point).or_else(|| samples.get(&S4)) {
+            check_rule(r, s, &mut found);
+        }
+    }
+    found.extend(samples.get(&S4).map(clock_balance).unwrap_or_default());
+    found
+}
+
+fn check_rule(r: &Rule, s: &Sample, found: &mut Vec<Finding>) {
+    match r.item.strip_suffix("[]") {
+        None => check_item(r, r.item, r.unless.map(|u| (u.0.to_owned(), u.1)), s, found),
+        Some(base) => {
+            for i in 0..8 {
+                let unless = r.unless.map(|u| (u.0.replace("[]", &format!("[{i}]")), u.1));
+                check_item(r, &format!("{base}[{i}]"), unless, s, found);
+            }
+        }
+    }
+}
+
+fn check_item(r: &Rule, item: &str, unless: Option<(String, u64)>, s: &Sample, found: &mut Vec<Finding>) {
+    let Some(v) = s.get(item) else { return };
+    let excused = unless.is_some_and(|(name, value)| s.get(&name) == Some(value));
+    if excused || r.clean.holds(v) {
+        return;
+    }
+    let mut f = Finding::new(
+        Class::RegisterResidue,
+        Source::DeviceModel,
+        format!(
+            "{:?} {item}{}",
+            r.point,
+            if let Clear(m) = r.clean { format!("&{m:#x}") } else { String::new() }
+        ),
+        format!("{item} = {v:#x} at {:?}, clean is {}: {}", s.point, r.clean.text(), r.betrays),
+    )
+    .fact("item", item)
+    .fact("value", format!("{v:#x}"))
+    .fact("clean", r.clean.text())
+    .fact("sampled at", format!("{:?}", s.point))
+    .fact("time_ns", s.time_ns);
+    f.magnitude = u64::from(v.count_ones());
+    found.push(f);
+}
+
+/// Every clock gate is switched off as often as on (spec §4.5: "put without disable; >1 = double enable").
+fn clock_balance(s: &Sample) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for n in 0.. {
+        let (Some(on), Some(off)) =
+            (s.get(&format!("clk.edges[{n}].on")), s.get(&format!("clk.edges[{n}].off")))
+        else {
+            break;
+        };
+        if on != off {
+            found.push(
+                Finding::new(
+                    Class::RegisterResidue,
+                    Source::DeviceModel,
+                    format!("S4 clk.edges[{n}]"),
+                    format!("clock {n} was switched on {on} times and off {off} times"),
+                )
+                .fact("on", on)
+                .fact("off", off),
+            );
+        }
+    }
+    found
+}
+
+/// Registers that must look to a new probe as they do after power-on (spec §4.5, S5: "PARF/MSI/iATU").
+const FRESH_PREFIXES: [&str; 5] = ["parf.", "msi.", "iatu.", "dbi.", "rp."];
+
+/// Compare what the first access of a probe finds (S5) with what the first access after power-on found.
+pub fn check_fresh(cold: &Sample, now: &Sample) -> Vec<Finding> {
+    let differing: Vec<String> = now
+        .items
+        .iter()
+        .filter(|(item, _)| FRESH_PREFIXES.iter().any(|p| item.starts_with(p)))
+        .filter(|(item, v)| cold.items.get(*item) != Some(v))
+        .map(|(item, v)| format!("{item} = {v:#x} (cold boot {:#x})", cold.get(item).unwrap_or(0)))
+        .collect();
+    if differing.is_empty() {
+        return Vec::new();
+    }
+    vec![Finding::new(
+        Class::RegisterResidue,
+        Source::DeviceModel,
+        "S5 not as after power-on",
+        format!("the next probe finds {} registers that differ from power-on", differing.len()),
+    )
+    .fact("registers", differing.join(", "))]
+}
+
+/// Findings from what the model observed between the start of a teardown and its end.
+pub fn check_events(events: &[Event]) -> Vec<Finding> {
+    events.iter().filter_map(check_event).collect()
+}
+
+fn check_event(e: &Event) -> Option<Finding> {
+    let verb = |write: bool| if write { "write" } else { "read" };
+    Some(match e {
+        Event::GatedAccess { window, off, write, why } => {
+            let name = rc_model::register_name(*window, *off).unwrap_or_default();
+            Finding::new(
+                Class::GatedAccess,
+                Source::DeviceModel,
+                format!("gated {window:?}+{off:#x}"),
+                format!("{} of {window:?}+{off:#x} {name} while its {why} gated it", verb(*write)),
+            )
+            .fact("window", format!("{window:?}"))
+            .fact("offset", format!("{off:#x}"))
+            .fact("register", name)
+            .fact("gated by", why)
+        }
+        Event::DmaRefused { rid, addr, write, status, gate } => Finding::new(
+            Class::DmaAfterStop,
+            Source::DeviceModel,
+            format!("dma refused by {gate}"),
+            format!("{rid} tried a DMA {} of {addr:#x}, refused by {gate} ({status:?})", verb(*write)),
+        )
+        .fact("requester", rid)
+        .fact("address", format!("{addr:#x}"))
+        .fact("gate", gate),
+        Event::RogueMsi { rid, addr, data } => Finding::new(
+            Class::RogueMsi,
+            Source::DeviceModel,
+            "rogue msi",
+            format!("{rid} wrote {data:#x} to {addr:#x}: an MSI that no controller owns"),
+        )
+        .fact("requester", rid)
+        .fact("address", format!("{addr:#x}"))
+        .fact("data", format!("{data:#x}")),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(point: SamplePoint, items: &[(&str, u64)]) -> Sample {
+        Sample {
+            point,
+            time_ns: 0,
+            life: 1,
+            items: items.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect(),
+        }
+    }
+
+    fn rules(samples: &[Sample]) -> Vec<String> {
+        check(&samples.iter().map(|s| (s.point, s.clone())).collect()).into_iter().map(|f| f.rule).collect()
+    }
+
+    #[test]
+    fn missing_points_are_findings_and_their_rows_fall_back_to_s4() {
+        let got = rules(&[sample(S4, &[("ep.msi.enable", 1), ("parf.ltssm_en", 1)])]);
+        assert_eq!(got, ["S2 missed", "S3 missed", "S2 ep.msi.enable", "S3 parf.ltssm_en"]);
+    }
+
+    #[test]
+    fn every_group_of_the_msi_controller_is_looked_at() {
+        let s3 = sample(S3, &[("msi.enable[7]", 0xffff_ffff), ("msi.enable[0]", 0)]);
+        assert_eq!(rules(&[sample(S2, &[]), s3, sample(S4, &[])]), ["S3 msi.enable[7]"]);
+    }
+
+    #[test]
+    fn a_zero_mask_is_a_leak_only_while_the_group_is_enabled() {
+        let clean = sample(S2, &[("msi.enable[0]", 0), ("msi.mask[0]", 0)]);
+        assert_eq!(rules(&[clean, sample(S3, &[]), sample(S4, &[])]), Vec::<String>::new());
+        let armed = sample(S2, &[("msi.enable[0]", 0xffff_ffff), ("msi.mask[0]", 0xffff_fffe)]);
+        assert_eq!(rules(&[armed, sample(S3, &[]), sample(S4, &[])]), ["S2 msi.mask[0]"]);
+    }
+
+    #[test]
+    fn an_unbalanced_clock_is_found() {
+        let s4 = sample(
+            S4,
+            &[
+                ("clk.edges[0].on", 2),
+                ("clk.edges[0].off", 2),
+                ("clk.edges[1].on", 2),
+                ("clk.edges[1].off", 1),
+            ],
+        );
+        assert_eq!(rules(&[sample(S2, &[]), sample(S3, &[]), s4]), ["S4 clk.edges[1]"]);
+    }
+
+    #[test]
+    fn a_second_probe_must_find_what_the_first_found() {
+        let cold = sample(SamplePoint::S5, &[("msi.enable[0]", 0), ("clk.edges[0].on", 0)]);
+        let same = sample(SamplePoint::S5, &[("msi.enable[0]", 0), ("clk.edges[0].on", 7)]);
+        assert_eq!(check_fresh(&cold, &same), vec![]);
+        let dirty = sample(SamplePoint::S5, &[("msi.enable[0]", 1)]);
+        assert!(check_fresh(&cold, &dirty)[0].evidence["registers"].contains("msi.enable[0] = 0x1"));
+    }
+
+    #[test]
+    fn every_row_of_the_spec_table_fires_on_a_dirty_value() {
+        // Each rule alone: a sample with a value it must refuse.
+        for r in RULES {
+            let item = r.item.replace("[]", "[3]");
+            let bad = match r.clean {
+                Is(v) => v ^ 1,
+                Clear(m) => m,
+            };
+            let mut s = sample(r.point, &[]);
+            s.items.insert(item, bad);
+            let mut found = Vec::new();
+            check_rule(r, &s, &mut found);
+            assert_eq!(found.len(), 1, "{:?} {}", r.point, r.item);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! IRQ mappings and domains: which exist that did not before the first probe.
+
+use std::collections::BTreeMap;
+
+use guest_agent::IrqDesc;
+use guest_agent::IrqSnapshot;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::finding::Class;
+use crate::finding::Finding;
+use crate::finding::Source;
+
+/// One IRQ mapping, as reports name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Linux IRQ number.
+    pub virq: u32,
+    /// Hardware number in the domain, if the descriptor still has one.
+    pub hwirq: Option<u64>,
+    /// Outermost domain's name, as last seen while the mapping was in use.
+    pub domain: String,
+    /// Outermost chip's name.
+    pub chip: String,
+    /// Owning PCI device, or empty.
+    pub owner: String,
+    /// Names of the actions, or empty.
+    pub actions: String,
+}
+
+impl Mapping {
+    fn new(virq: u32, d: &IrqDesc) -> Mapping {
+        Mapping {
+            virq,
+            hwirq: d.hwirq,
+            domain: d.domain.clone(),
+            chip: d.chip.clone(),
+            owner: d.owner.clone(),
+            actions: d.actions.clone(),
+        }
+    }
+}
+
+/// Follows mappings through the snapshots of one run.
+///
+/// A mapping is *created* when a snapshot shows it and the one before did not, *released* when a later snapshot no
+/// longer shows it, *leaked* when the snapshot after a teardown shows it and the baseline did not.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    baseline: IrqSnapshot,
+    live: BTreeMap<u32, Mapping>,
+    leaked: BTreeMap<u32, Mapping>,
+    /// Mappings created since the start.
+    pub created: u64,
+    /// Mappings released since the start.
+    pub released: u64,
+}
+
+impl Ledger {
+    /// Start from the state before the first probe.
+    pub fn new(baseline: IrqSnapshot) -> Ledger {
+        Ledger { baseline, ..Ledger::default() }
+    }
+
+    /// Mappings leaked so far and still there.
+    pub fn leaked(&self) -> impl Iterator<Item = &Mapping> {
+        self.leaked.values()
+    }
+
+    /// Take in a snapshot made while the driver is bound.
+    pub fn observe(&mut self, s: &IrqSnapshot) {
+        let now: BTreeMap<u32, Mapping> = s
+            .irqs
+            .iter()
+            .filter(|(virq, d)| self.baseline.irqs.get(virq).is_none_or(|b| !same(b, d)))
+            .map(|(&virq, d)| (virq, Mapping::new(virq, d)))
+            .collect();
+        for (virq, old) in &self.live {
+            match now.get(virq) {
+                Some(m) if same_mapping(old, m) => {}
+                _ => self.released += 1,
+            }
+        }
+        for (virq, m) in &now {
+            if !self.live.get(virq).is_some_and(|old| same_mapping(old, m)) {
+                self.created += 1;
+            }
+        }
+        self.live = now
+            .into_iter()
+            .map(|(virq, mut m)| {
+                // A mapping seen without details (after teardown) keeps the domain it was last seen in.
+                if let Some(old) = self.live.get(&virq).filter(|old| same_mapping(old, &m)) {
+                    fill(&mut m, old);
+                }
+                (virq, m)
+            })
+            .collect();
+    }
+
+    /// Take in the snapshot after a teardown and say what is wrong with it.
+    pub fn after_teardown(&mut self, s: &IrqSnapshot) -> Vec<Finding> {
+        self.observe(s);
+        let mut found = Vec::new();
+        for (virq, m) in &self.live {
+            if !self.leaked.get(virq).is_some_and(|l| same_mapping(l, m)) {
+                found.push(leak(m));
+            }
+        }
+        self.leaked.clone_from(&self.live);
+        for (virq, d) in &self.baseline.irqs {
+            if !s.irqs.contains_key(virq) {
+                found.push(
+                    Finding::new(
+                        Class::IrqLost,
+                        Source::GuestKernel,
+                        format!("S4 irq {virq} lost"),
+                        format!("IRQ {virq} ({}) existed before the first probe and is gone", d.chip),
+                    )
+                    .fact("virq", virq)
+                    .fact("chip", &d.chip),
+                );
+            }
+        }
+        found.extend(check_domains(&self.baseline, s));
+        found
+    }
+}
+
+fn same(a: &IrqDesc, b: &IrqDesc) -> bool {
+    a.chip == b.chip && a.hwirq == b.hwirq
+}
+
+fn same_mapping(a: &Mapping, b: &Mapping) -> bool {
+    // A leaked mapping may have lost its chip and hwirq (free_irq and domain removal clear them); the number is what
+    // the kernel did not get back.
+    let agree = |x: &str, y: &str| x.is_empty() || y.is_empty() || x == y;
+    (a.hwirq == b.hwirq || a.hwirq.is_none() || b.hwirq.is_none())
+        && agree(&a.chip, &b.chip)
+        && agree(&a.owner, &b.owner)
+}
+
+fn fill(m: &mut Mapping, old: &Mapping) {
+    for (new, old) in [(&mut m.domain, &old.domain), (&mut m.owner, &old.owner), (&mut m.chip, &old.chip)] {
+        if new.is_empty() {
+            new.clone_from(old);
+        }
+    }
+    m.hwirq = m.hwirq.or(old.hwirq);
+}
+
+fn leak(m: &Mapping) -> Finding {
+    let hwirq = m.hwirq.map_or("none".to_owned(), |h| format!("{h:#x}"));
+    let name = |s: &str| if s.is_empty() { "unknown".to_owned() } else { s.to_owned() };
+    let held =
+        if m.actions.is_empty() { "nobody requests it".to_owned() } else { format!("held by {}", m.actions) };
+    Finding::new(
+        Class::IrqLeak,
+        Source::GuestKernel,
+        format!("S4 irq leak {}:{hwirq}", name(&m.domain)),
+        format!(
+            "IRQ mapping left: virq {}, hwirq {hwirq}, domain {}, chip {}, owner {}, {held}; disposed by: nobody",
+            m.virq,
+            name(&m.domain),
+            name(&m.chip),
+            name(&m.owner)
+        ),
+    )
+    .fact("virq", m.virq)
+    .fact("hwirq", hwirq)
+    .fact("domain", name(&m.domain))
+    .fact("chip", name(&m.chip))
+    .fact("owner", name(&m.owner))
+    .fact("actions", &m.actions)
+}
+
+fn check_domains(before: &IrqSnapshot, after: &IrqSnapshot) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (name, d) in &after.domains {
+        match before.domains.get(name) {
+            None => found.push(
+                Finding::new(
+                    Class::IrqLeak,
+                    Source::GuestKernel,
+                    format!("S4 domain leak {name}"),
+                    format!("irq_domain {name} did not exist before the first probe and is left, with {} mappings", d.mapped),
+                )
+                .fact("domain", name)
+                .fact("mapped", d.mapped),
+            ),
+            Some(b) if b.mapped != d.mapped => {
+                let mut f = Finding::new(
+                    if d.mapped > b.mapped { Class::IrqLeak } else { Class::IrqLost },
+                    Source::GuestKernel,
+                    format!("S4 domain count {name}"),
+                    format!("irq_domain {name} counts {} mappings, {} before the first probe", d.mapped, b.mapped),
+                )
+                .fact("domain", name)
+                .fact("mapped", d.mapped)
+                .fact("mapped before", b.mapped);
+                f.magnitude = d.mapped.abs_diff(b.mapped);
+                found.push(f);
+            }
+            Some(_) => {}
+        }
+    }
+    for name in before.domains.keys().filter(|n| !after.domains.contains_key(*n)) {
+        found.push(
+            Finding::new(
+                Class::IrqLost,
+                Source::GuestKernel,
+                format!("S4 domain lost {name}"),
+                format!("irq_domain {name} existed before the first probe and is gone"),
+            )
+            .fact("domain", name),
+        );
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use guest_agent::IrqDomain;
+
+    use super::*;
+
+    fn desc(chip: &str, hwirq: u64) -> IrqDesc {
+        IrqDesc { chip: chip.into(), hwirq: Some(hwirq), ..IrqDesc::default() }
+    }
+
+    fn snap(irqs: &[(u32, IrqDesc)]) -> IrqSnapshot {
+        IrqSnapshot { irqs: irqs.iter().cloned().collect(), domains: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_mapping_that_goes_is_released_and_one_that_stays_is_leaked() {
+        let base = snap(&[(1, desc("GICv3", 27))]);
+        let mut l = Ledger::new(base.clone());
+        l.observe(&snap(&[
+            (1, desc("GICv3", 27)),
+            (20, desc("PCI-MSI", 0x80000)),
+            (21, desc("PCI-MSI", 0x80001)),
+        ]));
+        let found = l.after_teardown(&snap(&[(1, desc("GICv3", 27)), (21, desc("PCI-MSI", 0x80001))]));
+        assert_eq!((l.created, l.released, l.leaked().count()), (2, 1, 1));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].class, Class::IrqLeak);
+        assert_eq!(found[0].evidence["virq"], "21");
+    }
+
+    #[test]
+    fn a_leak_is_told_once_and_a_second_one_again() {
+        let base = snap(&[]);
+        let mut l = Ledger::new(base);
+        assert_eq!(l.after_teardown(&snap(&[(9, desc("PCI-MSI", 1))])).len(), 1);
+        assert_eq!(l.after_teardown(&snap(&[(9, desc("PCI-MSI", 1))])).len(), 0);
+        assert_eq!(l.after_teardown(&snap(&[(9, desc("PCI-MSI", 1)), (10, desc("PCI-MSI", 2))])).len(), 1);
+        assert_eq!(l.leaked().count(), 2);
+    }
+
+    #[test]
+    fn a_leaked_descriptor_without_chip_is_still_the_same_mapping() {
+        let mut l = Ledger::new(snap(&[]));
+        let mut live = desc("PCI-MSI", 7);
+        live.domain = "msi-dom".into();
+        l.observe(&snap(&[(30, live)]));
+        let found = l.after_teardown(&snap(&[(30, IrqDesc::default())]));
+        assert_eq!((l.created, l.released), (1, 0));
+        assert_eq!(found[0].evidence["domain"], "msi-dom");
+        assert_eq!(found[0].evidence["hwirq"], "0x7");
+    }
+
+    #[test]
+    fn the_same_virq_with_another_hwirq_is_a_new_mapping() {
+        let mut l = Ledger::new(snap(&[]));
+        l.observe(&snap(&[(5, desc("PCI-MSI", 1))]));
+        l.observe(&snap(&[(5, desc("GICv3", 72))]));
+        assert_eq!((l.created, l.released), (2, 1));
+    }
+
+    #[test]
+    fn domains_are_compared_by_name_and_count() {
+        let mut base = snap(&[]);
+        base.domains.insert("gic".into(), IrqDomain { size: 0, mapped: 5 });
+        base.domains.insert("gone".into(), IrqDomain { size: 0, mapped: 0 });
+        let mut after = snap(&[]);
+        after.domains.insert("gic".into(), IrqDomain { size: 0, mapped: 7 });
+        after.domains.insert("pcie-msi".into(), IrqDomain { size: 256, mapped: 32 });
+        let rules: Vec<_> = Ledger::new(base).after_teardown(&after).into_iter().map(|f| f.rule).collect();
+        assert_eq!(rules, ["S4 domain count gic", "S4 domain leak pcie-msi", "S4 domain lost gone"]);
+    }
+}

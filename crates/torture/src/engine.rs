@@ -1,0 +1,400 @@
+//! Runs the cycles of a plan on a machine and says what happened.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use guest_agent::Exercised;
+use guest_agent::Hello;
+use guest_agent::IrqKind;
+use guest_agent::IrqSnapshot;
+use guest_agent::Op;
+use guest_agent::Value;
+use guest_agent::PROTO_VERSION;
+use rc_model::Sample;
+use rc_model::SamplePoint;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::check;
+use crate::check::allow::AllowList;
+use crate::check::allow::Allowed;
+use crate::check::irqs::Ledger;
+use crate::check::irqs::Mapping;
+use crate::finding::Class;
+use crate::finding::Finding;
+use crate::finding::Source;
+use crate::machine::CallError;
+use crate::machine::Machine;
+use crate::plan::CyclePlan;
+use crate::plan::Load;
+use crate::plan::Plan;
+use crate::plan::Teardown;
+
+/// Platform driver under test.
+const DRIVER: &str = "qcom-pcie";
+/// Its platform device, as the machine's device tree names it.
+const DEVICE: &str = "1c00000.pcie";
+/// Module file of the driver.
+const MODULE: &str = "pcie-qcom";
+/// The module's name in the kernel.
+const MODULE_NAME: &str = "pcie_qcom";
+/// Driver of the endpoint, loaded once before the baseline.
+const ENDPOINT_MODULE: &str = "pci_endpoint_test";
+const ENDPOINT_DRIVER: &str = "pci-endpoint-test";
+/// The endpoint-test function (spec §5.2).
+const ENDPOINT_ID: (u16, u16) = (0x104c, 0xb500);
+
+/// What the engine tells its observer, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Event {
+    /// The guest's agent is ready.
+    Booted {
+        /// What the agent said.
+        hello: Hello,
+        /// From the start of the vCPUs to the agent's first message, ms.
+        boot_ms: u64,
+        /// Allow-list in force for this kernel.
+        allow_list: Vec<Allowed>,
+    },
+    /// A phase of a cycle begins.
+    Phase {
+        /// Cycle, from 1; 0: before the first.
+        cycle: u32,
+        /// e.g. `insmod`, `msi`, `rmmod`, `check`.
+        phase: String,
+    },
+    /// Something was wrong.
+    Finding(Finding),
+    /// A cycle ended.
+    Cycle(CycleRecord),
+    /// The run ended; nothing follows.
+    Ended {
+        /// Whether every requested cycle ran.
+        complete: bool,
+    },
+}
+
+/// What one cycle did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CycleRecord {
+    /// Cycle, from 1.
+    pub cycle: u32,
+    /// `insmod` or `bind`.
+    pub load: String,
+    /// `rmmod` or `unbind`.
+    pub teardown: String,
+    /// Interrupt kind that the endpoint driver held at teardown.
+    pub held: String,
+    /// Interrupts raised, all kinds.
+    pub raised: u64,
+    /// Mappings created in this cycle.
+    pub created: u64,
+    /// Mappings released in this cycle.
+    pub released: u64,
+    /// Mappings that are left after it, in total.
+    pub leaked: Vec<Mapping>,
+    /// Milliseconds per phase, in order of execution.
+    pub phases_ms: Vec<(String, u64)>,
+}
+
+/// Runs `plan` on `machine`. `hello` is the agent's first message, `boot_ms` the time it took.
+pub fn run(machine: &mut dyn Machine, plan: &Plan, hello: Hello, boot_ms: u64, out: &mut dyn FnMut(Event)) {
+    let mut engine = Engine {
+        intids: machine.spi_state().iter().map(|s| u64::from(s.spi) + 32).collect(),
+        machine,
+        plan,
+        out,
+        cycle: 0,
+        phase: "boot".into(),
+        phases_ms: Vec::new(),
+    };
+    let complete = engine.run(hello, boot_ms).is_some();
+    (engine.out)(Event::Ended { complete });
+}
+
+struct Engine<'a> {
+    machine: &'a mut dyn Machine,
+    plan: &'a Plan,
+    out: &'a mut dyn FnMut(Event),
+    intids: Vec<u64>,
+    cycle: u32,
+    phase: String,
+    phases_ms: Vec<(String, u64)>,
+}
+
+/// What the engine carries from cycle to cycle.
+struct Books {
+    ledger: Ledger,
+    allow: AllowList,
+    cold: Option<Sample>,
+}
+
+impl Engine<'_> {
+    /// `None`: stopped early, with a finding that says why.
+    fn run(&mut self, hello: Hello, boot_ms: u64) -> Option<()> {
+        let allow = AllowList::new(&hello.release, self.intids.clone());
+        (self.out)(Event::Booted { boot_ms, allow_list: allow.rows(), hello: hello.clone() });
+        if hello.proto != PROTO_VERSION {
+            self.find(Finding::new(
+                Class::OperationFailed,
+                Source::Harness,
+                "agent protocol",
+                format!(
+                    "the agent speaks protocol {}, this rcvm {PROTO_VERSION}: rebuild the image",
+                    hello.proto
+                ),
+            ));
+            return None;
+        }
+        self.phase("baseline", |e| e.prepare(&hello))?;
+        let baseline = self.phase("baseline", |e| e.snapshot(true))?;
+        self.machine.take_events();
+        // Asking for S4 arms S5: the first access of the first probe shows the state after power-on.
+        self.machine.sample(SamplePoint::S4);
+        let mut books = Books { ledger: Ledger::new(baseline), allow, cold: None };
+        for n in 1..=self.plan.cycles {
+            self.cycle = n;
+            self.phases_ms.clear();
+            self.run_cycle(self.plan.cycle(n), &mut books)?;
+        }
+        Some(())
+    }
+
+    fn prepare(&mut self, hello: &Hello) -> Option<()> {
+        for module in [MODULE, ENDPOINT_MODULE] {
+            if !hello.modules.iter().any(|m| m == module) {
+                self.find(Finding::new(
+                    Class::OperationFailed,
+                    Source::Harness,
+                    format!("missing module {module}"),
+                    format!(
+                        "the image has no {module}.ko: build it into the initramfs under /lib/modules/rcvm"
+                    ),
+                ));
+                return None;
+            }
+        }
+        self.call(Op::Insmod { module: ENDPOINT_MODULE.into(), params: String::new() }).map(drop)
+    }
+
+    fn run_cycle(&mut self, c: CyclePlan, books: &mut Books) -> Option<()> {
+        let (created, released) = (books.ledger.created, books.ledger.released);
+        self.phase(c.load.name(), |e| e.call(e.load_op(c.load)))?;
+        self.phase("enumerate", |e| e.call(e.wait_op()))?;
+        let raised = self.exercise(c.held, &mut books.ledger)?;
+        // What the device side saw while the driver was bound is judged too, but apart from its teardown.
+        let (live, fresh) = split_samples(self.machine.take_events());
+        self.report(check::device::check_events(&live));
+        if let Some(now) = fresh.get(&SamplePoint::S5) {
+            let cold = books.cold.get_or_insert_with(|| now.clone());
+            let mut found = check::device::check_fresh(cold, now);
+            books.allow.apply(&mut found);
+            self.report(found);
+        }
+        self.phase(c.teardown.name(), |e| e.call(teardown_op(c.teardown)))?;
+        let after = self.phase("check", |e| e.snapshot(false))?;
+        self.judge(&after, c.teardown.name(), books);
+        let record = CycleRecord {
+            cycle: c.number,
+            load: c.load.name().into(),
+            teardown: c.teardown.name().into(),
+            held: kind_name(c.held).into(),
+            raised,
+            created: books.ledger.created - created,
+            released: books.ledger.released - released,
+            leaked: books.ledger.leaked().cloned().collect(),
+            phases_ms: std::mem::take(&mut self.phases_ms),
+        };
+        (self.out)(Event::Cycle(record));
+        self.machine.end_cycle();
+        Some(())
+    }
+
+    fn load_op(&self, load: Load) -> Op {
+        match load {
+            Load::Insmod => Op::Insmod { module: MODULE.into(), params: String::new() },
+            Load::Bind => Op::Bind { driver: DRIVER.into(), device: DEVICE.into() },
+        }
+    }
+
+    fn wait_op(&self) -> Op {
+        Op::WaitEndpoint {
+            vendor: ENDPOINT_ID.0,
+            device: ENDPOINT_ID.1,
+            driver: ENDPOINT_DRIVER.into(),
+            timeout_ms: self.plan.enumerate_timeout_ms,
+        }
+    }
+
+    /// Raise interrupts of all three kinds and end up holding `held`.
+    ///
+    /// INTx stands between MSI and MSI-X: the two reuse each other's virq and hwirq numbers, and only a snapshot without
+    /// either tells that the first set was released before the second was created.
+    fn exercise(&mut self, held: IrqKind, ledger: &mut Ledger) -> Option<u64> {
+        let p = self.plan;
+        let mut steps =
+            vec![(IrqKind::Msi, p.msi_vectors), (IrqKind::Intx, 1), (IrqKind::MsiX, p.msix_vectors)];
+        match held {
+            IrqKind::MsiX => {}
+            IrqKind::Intx => steps.push((IrqKind::Intx, 1)),
+            IrqKind::Msi => steps.extend([(IrqKind::Intx, 1), (IrqKind::Msi, 1)]),
+        }
+        let mut raised = 0;
+        for (kind, vectors) in steps {
+            let value = self.phase(kind_name(kind), |e| e.call(Op::ExerciseIrqs { kind, vectors }))?;
+            let Value::Exercised(x) = value else { return self.unexpected(&value) };
+            ledger.observe(&x.snapshot);
+            self.report(undelivered(&x));
+            raised += x.vectors.len() as u64;
+        }
+        Some(raised)
+    }
+
+    fn judge(&mut self, after: &IrqSnapshot, teardown: &str, books: &mut Books) {
+        let (events, mut samples) = split_samples(self.machine.take_events());
+        samples.remove(&SamplePoint::S5);
+        samples.insert(SamplePoint::S4, self.machine.sample(SamplePoint::S4));
+        let mut found = books.ledger.after_teardown(after);
+        found.extend(check::gic::check(&self.machine.spi_state()));
+        found.extend(check::device::check(&samples));
+        found.extend(check::device::check_events(&events));
+        books.allow.apply(&mut found);
+        teardown.clone_into(&mut self.phase);
+        self.report(found);
+    }
+
+    fn snapshot(&mut self, details: bool) -> Option<IrqSnapshot> {
+        match self.call(Op::SnapshotIrqs { details })? {
+            Value::Irqs(s) => Some(s),
+            v => self.unexpected(&v),
+        }
+    }
+
+    fn phase<T>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        name.clone_into(&mut self.phase);
+        (self.out)(Event::Phase { cycle: self.cycle, phase: name.into() });
+        let start = self.machine.now_ms();
+        let r = f(self);
+        let ms = self.machine.now_ms().saturating_sub(start);
+        match self.phases_ms.iter_mut().find(|p| p.0 == name) {
+            Some(p) => p.1 += ms,
+            None => self.phases_ms.push((name.into(), ms)),
+        }
+        r
+    }
+
+    fn call(&mut self, op: Op) -> Option<Value> {
+        let timeout = Duration::from_millis(self.plan.op_timeout_ms);
+        match self.machine.call(op.clone(), timeout) {
+            Ok(v) => Some(v),
+            Err(e) => {
+                self.failed(&op, &e);
+                None
+            }
+        }
+    }
+
+    fn failed(&mut self, op: &Op, e: &CallError) {
+        let class = match e {
+            CallError::Failed(_) | CallError::Protocol { .. } => Class::OperationFailed,
+            CallError::Hang { .. } => Class::Hang,
+            CallError::Ended { .. } => Class::Crash,
+        };
+        let mut f = Finding::new(
+            class,
+            Source::Harness,
+            format!("{} in {}", class.name(), self.phase),
+            format!("{}: {e}", self.phase),
+        )
+        .fact("operation", serde_json::to_string(op).unwrap_or_default());
+        if class == Class::Hang {
+            let busy: Vec<_> =
+                self.machine.spi_state().into_iter().filter(|s| s.pending || s.active || s.level).collect();
+            f = f.fact("busy SPIs", serde_json::to_string(&busy).unwrap_or_default());
+        }
+        self.find(f);
+    }
+
+    fn unexpected<T>(&mut self, v: &Value) -> Option<T> {
+        self.find(Finding::new(
+            Class::OperationFailed,
+            Source::Harness,
+            "agent answer",
+            format!("unexpected answer of the agent: {v:?}"),
+        ));
+        None
+    }
+
+    fn find(&mut self, f: Finding) {
+        let f = f.at(self.cycle, &self.phase);
+        (self.out)(Event::Finding(f));
+    }
+
+    fn report(&mut self, found: Vec<Finding>) {
+        for f in found {
+            self.find(f);
+        }
+    }
+}
+
+fn teardown_op(t: Teardown) -> Op {
+    match t {
+        Teardown::Rmmod => Op::Rmmod { module: MODULE_NAME.into() },
+        Teardown::Unbind => Op::Unbind { driver: DRIVER.into(), device: DEVICE.into() },
+    }
+}
+
+const fn kind_name(k: IrqKind) -> &'static str {
+    match k {
+        IrqKind::Intx => "intx",
+        IrqKind::Msi => "msi",
+        IrqKind::MsiX => "msi-x",
+    }
+}
+
+/// Samples by point (the last of each), and the other events.
+fn split_samples(events: Vec<rc_model::Event>) -> (Vec<rc_model::Event>, BTreeMap<SamplePoint, Sample>) {
+    let mut samples = BTreeMap::new();
+    let rest = events
+        .into_iter()
+        .filter_map(|e| match e {
+            rc_model::Event::Sampled(s) => {
+                samples.insert(s.point, s);
+                None
+            }
+            e => Some(e),
+        })
+        .collect();
+    (rest, samples)
+}
+
+fn undelivered(x: &Exercised) -> Vec<Finding> {
+    x.vectors
+        .iter()
+        .filter(|v| !v.ok || v.after <= v.before)
+        .map(|v| {
+            let kind = kind_name(x.kind);
+            Finding::new(
+                Class::IrqUndelivered,
+                Source::GuestKernel,
+                format!("{kind} vector {} undelivered", v.number),
+                format!(
+                    "{kind} vector {} (virq {}) was raised; handler count {} before, {} after, driver says {}",
+                    v.number,
+                    v.virq,
+                    v.before,
+                    v.after,
+                    if v.ok { "delivered" } else { "not delivered" }
+                ),
+            )
+            .fact("virq", v.virq)
+            .fact("before", v.before)
+            .fact("after", v.after)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "engine_test.rs"]
+mod tests;

@@ -1,0 +1,244 @@
+//! The engine against a fake guest: what it asks for, in which order, and what it makes of the answers.
+
+use std::collections::VecDeque;
+
+use guest_agent::Endpoint;
+use guest_agent::IrqDesc;
+use guest_agent::OpError;
+use guest_agent::RaisedVector;
+
+use super::*;
+use crate::machine::SpiState;
+use crate::verdict::Verdict;
+
+/// How the fake guest misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    /// The driver has no remove: its mappings stay.
+    NoRemove,
+    /// Unbind never answers.
+    HangInTeardown,
+    /// The guest dies in the second cycle's load.
+    DieInSecondLoad,
+    /// Vector 3 of MSI never reaches its handler.
+    LostVector,
+    /// The second bind fails.
+    BindFails,
+}
+
+struct Fake {
+    fault: Fault,
+    ops: Vec<Op>,
+    held: Option<IrqKind>,
+    events: VecDeque<rc_model::Event>,
+    loads: u32,
+    clock_ms: u64,
+}
+
+fn fake(fault: Fault) -> Fake {
+    Fake { fault, ops: Vec::new(), held: None, events: VecDeque::new(), loads: 0, clock_ms: 0 }
+}
+
+impl Fake {
+    fn snapshot(&self) -> IrqSnapshot {
+        let mut s = IrqSnapshot::default();
+        s.irqs.insert(1, IrqDesc { chip: "GICv3".into(), hwirq: Some(27), ..IrqDesc::default() });
+        let (n, chip) = match self.held {
+            None => (0, ""),
+            Some(IrqKind::Intx) => (1, "GICv3"),
+            Some(IrqKind::Msi | IrqKind::MsiX) => (32, "PCI-MSI"),
+        };
+        for i in 0..n {
+            let d = IrqDesc { chip: chip.into(), hwirq: Some(0x8_0000 + u64::from(i)), ..IrqDesc::default() };
+            s.irqs.insert(20 + i, d);
+        }
+        s
+    }
+
+    fn exercise(&mut self, kind: IrqKind, vectors: u32) -> Value {
+        self.held = Some(kind);
+        let n = if kind == IrqKind::Intx { 1 } else { vectors };
+        let vectors = (1..=n)
+            .map(|number| {
+                let lost = self.fault == Fault::LostVector && kind == IrqKind::Msi && number == 3;
+                RaisedVector { number, ok: !lost, virq: 19 + number, before: 5, after: 6 - u64::from(lost) }
+            })
+            .collect();
+        Value::Exercised(Exercised { kind, snapshot: self.snapshot(), vectors })
+    }
+
+    fn teardown(&mut self) {
+        if self.fault == Fault::NoRemove {
+            return;
+        }
+        self.held = None;
+        for point in [SamplePoint::S1, SamplePoint::S2, SamplePoint::S3] {
+            self.events.push_back(rc_model::Event::Sampled(sample(point)));
+        }
+    }
+}
+
+fn sample(point: SamplePoint) -> Sample {
+    Sample { point, time_ns: 1, life: 1, items: BTreeMap::new() }
+}
+
+impl Machine for Fake {
+    fn call(&mut self, op: Op, timeout: Duration) -> Result<Value, CallError> {
+        self.clock_ms += 7;
+        self.ops.push(op.clone());
+        match op {
+            Op::Insmod { ref module, .. } if module == ENDPOINT_MODULE => Ok(Value::Done),
+            Op::Insmod { .. } | Op::Bind { .. } => {
+                self.loads += 1;
+                match self.fault {
+                    Fault::DieInSecondLoad if self.loads == 2 => {
+                        Err(CallError::Ended { reason: "the guest reset itself".into() })
+                    }
+                    Fault::BindFails if matches!(op, Op::Bind { .. }) => Err(CallError::Failed(OpError {
+                        what: "write bind".into(),
+                        errno: 17,
+                        why: "File exists".into(),
+                    })),
+                    _ => Ok(Value::Done),
+                }
+            }
+            Op::WaitEndpoint { .. } => {
+                self.held = Some(IrqKind::Msi);
+                Ok(Value::Endpoint(Endpoint { address: "0000:01:00.0".into(), irq: 30, devices: vec![] }))
+            }
+            Op::ExerciseIrqs { kind, vectors } => Ok(self.exercise(kind, vectors)),
+            Op::SnapshotIrqs { .. } => Ok(Value::Irqs(self.snapshot())),
+            Op::Rmmod { .. } | Op::Unbind { .. } if self.fault == Fault::HangInTeardown => {
+                Err(CallError::Hang { waited_ms: timeout.as_millis() as u64 })
+            }
+            Op::Rmmod { .. } | Op::Unbind { .. } => {
+                self.teardown();
+                Ok(Value::Done)
+            }
+            op => panic!("the engine does not use {op:?}"),
+        }
+    }
+
+    fn sample(&mut self, point: SamplePoint) -> Sample {
+        sample(point)
+    }
+
+    fn spi_state(&mut self) -> Vec<SpiState> {
+        vec![SpiState { name: "msi0".into(), spi: 32, ..SpiState::default() }]
+    }
+
+    fn take_events(&mut self) -> Vec<rc_model::Event> {
+        self.events.drain(..).collect()
+    }
+
+    fn now_ms(&mut self) -> u64 {
+        self.clock_ms
+    }
+
+    fn end_cycle(&mut self) {}
+}
+
+fn hello() -> Hello {
+    Hello {
+        proto: PROTO_VERSION,
+        release: "6.12.117".into(),
+        version: "#1".into(),
+        modules: vec![MODULE.into(), ENDPOINT_MODULE.into()],
+        image: "modular".into(),
+        irq_debugfs: true,
+    }
+}
+
+fn run_fake(m: &mut Fake, cycles: u32, hello: Hello) -> (Vec<Event>, Verdict) {
+    let mut events = Vec::new();
+    let plan = Plan { cycles, ..Plan::default() };
+    run(m, &plan, hello, 900, &mut |e| events.push(e));
+    let findings: Vec<Finding> = events
+        .iter()
+        .filter_map(|e| if let Event::Finding(f) = e { Some(f.clone()) } else { None })
+        .collect();
+    let complete = events.contains(&Event::Ended { complete: true });
+    let verdict = Verdict::judge(&findings, complete);
+    (events, verdict)
+}
+
+fn records(events: &[Event]) -> Vec<&CycleRecord> {
+    events.iter().filter_map(|e| if let Event::Cycle(c) = e { Some(c) } else { None }).collect()
+}
+
+#[test]
+fn a_good_guest_is_clean_and_all_three_kinds_are_counted() {
+    let (events, verdict) = run_fake(&mut fake(Fault::None), 4, hello());
+    assert_eq!(verdict, Verdict::Clean, "{events:#?}");
+    for c in records(&events) {
+        // 32 MSI + 1 INTx + 32 MSI-X, and what the held kind adds.
+        let extra = match c.held.as_str() {
+            "intx" => 1,
+            "msi" => 33,
+            _ => 0,
+        };
+        assert_eq!((c.created, c.released), (65 + extra, 65 + extra), "{c:?}");
+        assert_eq!(c.leaked, vec![]);
+    }
+    assert_eq!(records(&events).len(), 4);
+}
+
+#[test]
+fn no_remove_is_a_leak_with_the_mapping_named() {
+    let (events, verdict) = run_fake(&mut fake(Fault::NoRemove), 1, hello());
+    assert_eq!(verdict, Verdict::Leak);
+    assert!(!records(&events)[0].leaked.is_empty());
+    let named = events.iter().any(
+        |e| matches!(e, Event::Finding(f) if f.class == Class::IrqLeak && f.evidence.contains_key("virq")),
+    );
+    assert!(named);
+    let missed = events.iter().any(|e| matches!(e, Event::Finding(f) if f.rule == "S2 missed"));
+    assert!(missed, "PERST# never fell");
+}
+
+#[test]
+fn a_hang_is_a_crash_verdict_and_names_the_operation() {
+    let (events, verdict) = run_fake(&mut fake(Fault::HangInTeardown), 3, hello());
+    assert_eq!(verdict, Verdict::Crash);
+    assert!(events
+        .iter()
+        .any(|e| matches!(e, Event::Finding(f) if f.class == Class::Hang && f.operation == "rmmod")));
+    assert_eq!(events.last(), Some(&Event::Ended { complete: false }));
+}
+
+#[test]
+fn a_dead_guest_keeps_the_cycles_done() {
+    let (events, verdict) = run_fake(&mut fake(Fault::DieInSecondLoad), 3, hello());
+    assert_eq!(verdict, Verdict::Crash);
+    assert_eq!(records(&events).len(), 1);
+}
+
+#[test]
+fn a_lost_interrupt_makes_the_run_inconclusive() {
+    let (events, verdict) = run_fake(&mut fake(Fault::LostVector), 1, hello());
+    assert_eq!(verdict, Verdict::Inconclusive);
+    assert!(events.iter().any(|e| matches!(e, Event::Finding(f) if f.rule == "msi vector 3 undelivered")));
+}
+
+#[test]
+fn a_failed_bind_stops_the_run() {
+    let (events, verdict) = run_fake(&mut fake(Fault::BindFails), 4, hello());
+    assert_eq!(verdict, Verdict::Inconclusive);
+    assert_eq!(records(&events).len(), 2, "insmod–rmmod and insmod–unbind went well");
+}
+
+#[test]
+fn an_image_without_the_driver_is_told_before_the_first_cycle() {
+    let mut m = fake(Fault::None);
+    let (events, verdict) = run_fake(&mut m, 1, Hello { modules: vec![ENDPOINT_MODULE.into()], ..hello() });
+    assert_eq!(verdict, Verdict::Inconclusive);
+    assert!(m.ops.is_empty());
+    assert!(events.iter().any(|e| matches!(e, Event::Finding(f) if f.summary.contains("pcie-qcom.ko"))));
+}
+
+#[test]
+fn an_agent_of_another_protocol_is_refused() {
+    let (events, _) = run_fake(&mut fake(Fault::None), 1, Hello { proto: PROTO_VERSION + 1, ..hello() });
+    assert!(events.iter().any(|e| matches!(e, Event::Finding(f) if f.summary.contains("rebuild the image"))));
+}

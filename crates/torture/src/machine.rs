@@ -1,0 +1,71 @@
+//! What the engine needs of a running guest.
+
+use std::time::Duration;
+
+use guest_agent::Op;
+use guest_agent::OpError;
+use guest_agent::Value;
+use rc_model::Event;
+use rc_model::Sample;
+use rc_model::SamplePoint;
+use serde::Deserialize;
+use serde::Serialize;
+
+/// Why a call to the agent gave no value.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CallError {
+    /// The operation failed in the guest; the guest goes on.
+    #[error("{} failed: {} (errno {})", .0.what, .0.why, .0.errno)]
+    Failed(OpError),
+    /// No answer in time.
+    #[error("no answer of the guest within {waited_ms} ms")]
+    Hang {
+        /// How long was waited.
+        waited_ms: u64,
+    },
+    /// The guest is gone.
+    #[error("the guest ended: {reason}")]
+    Ended {
+        /// How, in one line.
+        reason: String,
+    },
+    /// The agent said something that is not the protocol.
+    #[error("the agent broke the protocol: {why}")]
+    Protocol {
+        /// What was wrong.
+        why: String,
+    },
+}
+
+/// State of one of our SPIs in the guest's GIC, read through KVM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpiState {
+    /// Name of the line, e.g. `msi0`.
+    pub name: String,
+    /// SPI number (0-based, as in the device tree).
+    pub spi: u32,
+    /// GICD_ISENABLER bit.
+    pub enabled: bool,
+    /// GICD_ISPENDR bit.
+    pub pending: bool,
+    /// GICD_ISACTIVER bit.
+    pub active: bool,
+    /// Level of the input line.
+    pub level: bool,
+}
+
+/// A guest with an agent, and the devices behind it.
+pub trait Machine {
+    /// Have the agent do `op`; give up after `timeout`.
+    fn call(&mut self, op: Op, timeout: Duration) -> Result<Value, CallError>;
+    /// Device-side state now.
+    fn sample(&mut self, point: SamplePoint) -> Sample;
+    /// Our SPIs in the GIC.
+    fn spi_state(&mut self) -> Vec<SpiState>;
+    /// What the model observed since the last call, oldest first.
+    fn take_events(&mut self) -> Vec<Event>;
+    /// Milliseconds since some fixed moment, for timings.
+    fn now_ms(&mut self) -> u64;
+    /// The cycle is over: hand over what was recorded (trace) if anything is kept.
+    fn end_cycle(&mut self);
+}

@@ -1,0 +1,156 @@
+//! What to do: the plan of a run.
+
+use guest_agent::IrqKind;
+use serde::Deserialize;
+use serde::Serialize;
+
+/// The plan of a torture run, as it travels to the machine that executes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Cycles to run, at least 1.
+    pub cycles: u32,
+    /// Seed of every choice that the plan leaves open.
+    pub seed: u64,
+    /// MSI vectors to raise per cycle, 1–32.
+    pub msi_vectors: u32,
+    /// MSI-X vectors to raise per cycle, 1–32.
+    pub msix_vectors: u32,
+    /// Longest wait for the agent's first message, ms.
+    pub boot_timeout_ms: u64,
+    /// Longest wait for one operation, ms.
+    pub op_timeout_ms: u64,
+    /// Longest wait in the guest for the endpoint to be enumerated and bound, ms.
+    pub enumerate_timeout_ms: u64,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan {
+            cycles: 20,
+            seed: 1,
+            msi_vectors: 32,
+            msix_vectors: 32,
+            boot_timeout_ms: 60_000,
+            op_timeout_ms: 60_000,
+            enumerate_timeout_ms: 20_000,
+        }
+    }
+}
+
+/// How a cycle brings the driver up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    /// insmod: the platform bus probes the device by itself.
+    Insmod,
+    /// The module is loaded; write to the driver's `bind`.
+    Bind,
+}
+
+/// How a cycle tears the driver down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Teardown {
+    /// rmmod with the device bound.
+    Rmmod,
+    /// Write to the driver's `unbind`; the module stays.
+    Unbind,
+}
+
+impl Load {
+    /// Name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Load::Insmod => "insmod",
+            Load::Bind => "bind",
+        }
+    }
+}
+
+impl Teardown {
+    /// Name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Teardown::Rmmod => "rmmod",
+            Teardown::Unbind => "unbind",
+        }
+    }
+}
+
+/// The choices of one cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CyclePlan {
+    /// Cycle, from 1.
+    pub number: u32,
+    /// How it comes up.
+    pub load: Load,
+    /// How it goes down.
+    pub teardown: Teardown,
+    /// Which kind of interrupt the endpoint driver holds when it is torn down.
+    pub held: IrqKind,
+}
+
+impl Plan {
+    /// The choices of cycle `number` (from 1).
+    ///
+    /// Load and teardown run through all four combinations: insmod–rmmod, insmod–unbind, bind–unbind, bind–rmmod. A
+    /// teardown by unbind leaves the module loaded, so the next cycle binds; rmmod makes the next one insmod.
+    pub fn cycle(&self, number: u32) -> CyclePlan {
+        let (load, teardown) = match number % 4 {
+            1 => (Load::Insmod, Teardown::Rmmod),
+            2 => (Load::Insmod, Teardown::Unbind),
+            3 => (Load::Bind, Teardown::Unbind),
+            _ => (Load::Bind, Teardown::Rmmod),
+        };
+        let held = match splitmix64(self.seed ^ (u64::from(number) << 32)) % 3 {
+            0 => IrqKind::MsiX,
+            1 => IrqKind::Intx,
+            _ => IrqKind::Msi,
+        };
+        CyclePlan { number, load, teardown, held }
+    }
+}
+
+/// SplitMix64: one step of a well-known 64-bit mixer; enough to spread choices over cycles.
+fn splitmix64(x: u64) -> u64 {
+    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bind_always_follows_an_unbind_and_an_insmod_a_rmmod() {
+        let plan = Plan::default();
+        let mut loaded = false;
+        for n in 1..100 {
+            let c = plan.cycle(n);
+            assert_eq!(c.load == Load::Bind, loaded, "cycle {n}");
+            loaded = c.teardown == Teardown::Unbind;
+        }
+    }
+
+    #[test]
+    fn four_cycles_cover_all_combinations() {
+        let plan = Plan::default();
+        let mut seen: Vec<_> =
+            (1..5).map(|n| (plan.cycle(n).load.name(), plan.cycle(n).teardown.name())).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 4);
+    }
+
+    #[test]
+    fn the_seed_decides_what_is_held_and_20_cycles_hold_each_kind() {
+        let held = |seed| (1..21).map(|n| Plan { seed, ..Plan::default() }.cycle(n).held).collect::<Vec<_>>();
+        assert_eq!(held(1), held(1));
+        assert_ne!(held(1), held(2));
+        for kind in [IrqKind::Intx, IrqKind::Msi, IrqKind::MsiX] {
+            assert!(held(1).contains(&kind), "{kind:?}");
+        }
+    }
+}

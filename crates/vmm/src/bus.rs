@@ -1,0 +1,227 @@
+//! From an MMIO exit to a register: interposer → trace → bus → model → interrupt lines and events.
+//!
+//! The model is behind one lock. Its interrupt levels are a function of its state; after each call the bus compares
+//! them with what the lines carry and moves the lines that differ. The line lock is taken *before* the model lock is
+//! dropped, so that two vCPUs cannot deliver their changes in the wrong order, and the model is free again while
+//! KVM is asked to move a line.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use block::Cx;
+use block::IrqLevels;
+use block::MemPort;
+use block::SimTime;
+use block::Width;
+use rc_model::Event;
+use rc_model::RootComplex;
+use rc_model::Sample;
+use rc_model::SamplePoint;
+use rc_model::Window;
+
+use crate::interposer::Access;
+use crate::interposer::Interposer;
+use crate::trace::Entry;
+use crate::trace::Ring;
+use crate::trace::Taken;
+
+/// Moves interrupt lines: KVM in a machine, a recorder in tests.
+pub trait Lines: Send {
+    /// Line `line` of the root complex has now this level.
+    fn set(&mut self, line: u32, level: bool);
+}
+
+/// Gives the time since power-on.
+pub type Clock = Box<dyn Fn() -> SimTime + Send + Sync>;
+/// Takes the model's observations.
+pub type Observer = Box<dyn Fn(Event, SimTime) + Send + Sync>;
+
+struct Modelled {
+    rc: RootComplex,
+    mem: Box<dyn MemPort + Send>,
+    events: Vec<Event>,
+}
+
+struct LineState {
+    levels: IrqLevels,
+    out: Box<dyn Lines>,
+}
+
+/// The root complex on the bus of a machine.
+pub struct RcBus {
+    ranges: BTreeMap<u64, (Window, u64)>,
+    /// Held by the machine's owner to stall accesses.
+    pub interposer: Arc<Interposer>,
+    model: Mutex<Modelled>,
+    lines: Mutex<LineState>,
+    trace: Option<Mutex<Ring>>,
+    clock: Clock,
+    observer: Observer,
+    accesses: AtomicU64,
+    /// Next deadline of the model, for the timer thread.
+    timer: Mutex<TimerState>,
+    timer_changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct TimerState {
+    deadline: Option<SimTime>,
+    stopped: bool,
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in a model would be our bug; the state is still the best there is for a report.
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RcBus {
+    /// A bus with `rc` at the windows of [`rc_model::soc::MAP`].
+    pub fn new(
+        rc: RootComplex,
+        mem: Box<dyn MemPort + Send>,
+        out: Box<dyn Lines>,
+        clock: Clock,
+        observer: Observer,
+        trace_entries: usize,
+    ) -> RcBus {
+        RcBus {
+            ranges: rc_model::soc::MAP.iter().map(|&(w, base, len)| (base, (w, len))).collect(),
+            interposer: Arc::new(Interposer::default()),
+            model: Mutex::new(Modelled { rc, mem, events: Vec::new() }),
+            lines: Mutex::new(LineState { levels: 0, out }),
+            trace: (trace_entries > 0).then(|| Mutex::new(Ring::new(trace_entries))),
+            clock,
+            observer,
+            accesses: AtomicU64::new(0),
+            timer: Mutex::new(TimerState::default()),
+            timer_changed: Condvar::new(),
+        }
+    }
+
+    /// The window that has `addr`, and the offset in it.
+    pub fn decode(&self, addr: u64) -> Option<(Window, u64)> {
+        let (base, (window, len)) = self.ranges.range(..=addr).next_back()?;
+        let off = addr - base;
+        (off < *len).then_some((*window, off))
+    }
+
+    /// A guest read; `None`: nothing of ours is there.
+    pub fn read(&self, vcpu: u8, addr: u64, w: Width) -> Option<u64> {
+        let (window, off) = self.decode(addr)?;
+        self.interposer.pass(&Access { window, off, write: false, vcpu });
+        let value = self.with_model(|rc, cx| rc.read(cx, window, off, w));
+        self.record(vcpu, window, off, w, false, value);
+        Some(value)
+    }
+
+    /// A guest write; `false`: nothing of ours is there.
+    pub fn write(&self, vcpu: u8, addr: u64, w: Width, value: u64) -> bool {
+        let Some((window, off)) = self.decode(addr) else { return false };
+        self.interposer.pass(&Access { window, off, write: true, vcpu });
+        self.record(vcpu, window, off, w, true, value);
+        self.with_model(|rc, cx| rc.write(cx, window, off, w, value));
+        true
+    }
+
+    /// Device-side state now.
+    pub fn sample(&self, point: SamplePoint) -> Sample {
+        lock(&self.model).rc.sample((self.clock)(), point)
+    }
+
+    /// Levels that the lines carry.
+    pub fn line_levels(&self) -> IrqLevels {
+        lock(&self.lines).levels
+    }
+
+    /// Accesses so far.
+    pub fn accesses(&self) -> u64 {
+        self.accesses.load(Ordering::Relaxed)
+    }
+
+    /// Empty the trace.
+    pub fn take_trace(&self) -> Taken {
+        self.trace.as_ref().map(|t| lock(t).take()).unwrap_or_default()
+    }
+
+    fn record(&self, vcpu: u8, window: Window, off: u64, width: Width, write: bool, value: u64) {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
+        if let Some(t) = &self.trace {
+            lock(t).push(Entry { time_ns: (self.clock)().0, off, value, window, vcpu, width, write });
+        }
+    }
+
+    fn with_model<R>(&self, f: impl FnOnce(&mut RootComplex, &mut Cx<'_, Event>) -> R) -> R {
+        let now = (self.clock)();
+        let mut m = lock(&self.model);
+        let Modelled { rc, mem, events } = &mut *m;
+        let r = f(rc, &mut Cx { now, mem: mem.as_mut(), events });
+        let levels = rc.irq_levels();
+        let deadline = rc.next_deadline();
+        let events = std::mem::take(events);
+        // The line lock before the model lock goes: see the module comment.
+        let mut lines = lock(&self.lines);
+        drop(m);
+        move_lines(&mut lines, levels);
+        drop(lines);
+        self.arm(deadline);
+        for e in events {
+            (self.observer)(e, now);
+        }
+        r
+    }
+
+    fn arm(&self, deadline: Option<SimTime>) {
+        let mut t = lock(&self.timer);
+        if t.deadline != deadline {
+            t.deadline = deadline;
+            self.timer_changed.notify_one();
+        }
+    }
+
+    /// Runs the model's deadlines until [`RcBus::stop_timer`]; the body of the timer thread.
+    pub fn run_timer(&self) {
+        let mut t = lock(&self.timer);
+        while !t.stopped {
+            let now = (self.clock)();
+            match t.deadline {
+                None => t = self.timer_changed.wait(t).unwrap_or_else(PoisonError::into_inner),
+                Some(d) if d <= now => {
+                    t.deadline = None;
+                    drop(t);
+                    self.with_model(|rc, cx| rc.tick(cx));
+                    t = lock(&self.timer);
+                }
+                Some(d) => {
+                    let wait = std::time::Duration::from_nanos(d.0 - now.0);
+                    t = self.timer_changed.wait_timeout(t, wait).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
+
+    /// End the timer thread.
+    pub fn stop_timer(&self) {
+        lock(&self.timer).stopped = true;
+        self.timer_changed.notify_all();
+    }
+}
+
+fn move_lines(s: &mut LineState, levels: IrqLevels) {
+    let mut changed = s.levels ^ levels;
+    s.levels = levels;
+    while changed != 0 {
+        let line = changed.trailing_zeros();
+        changed &= changed - 1;
+        s.out.set(line, levels >> line & 1 != 0);
+    }
+}
+
+#[cfg(test)]
+#[path = "bus_test.rs"]
+mod tests;

@@ -1,0 +1,108 @@
+use std::sync::mpsc::channel;
+
+use block::VecMem;
+use rc_model::soc;
+use rc_model::Config;
+
+use super::*;
+
+/// Records line changes.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<(u32, bool)>>>);
+
+impl Lines for Recorder {
+    fn set(&mut self, line: u32, level: bool) {
+        lock(&self.0).push((line, level));
+    }
+}
+
+fn bus(trace: usize) -> (RcBus, Recorder) {
+    let lines = Recorder::default();
+    let bus = RcBus::new(
+        RootComplex::new(Config::sm8250(None)),
+        Box::new(VecMem::new(0x8000_0000, 0x1000)),
+        Box::new(lines.clone()),
+        Box::new(|| SimTime(7)),
+        Box::new(|_, _| {}),
+        trace,
+    );
+    (bus, lines)
+}
+
+#[test]
+fn every_window_decodes_at_both_ends_and_not_beside_them() {
+    let (bus, _) = bus(0);
+    for &(w, base, len) in soc::MAP {
+        assert_eq!(bus.decode(base), Some((w, 0)));
+        assert_eq!(bus.decode(base + len - 1), Some((w, len - 1)));
+    }
+    for addr in [0, 0x1bf_ffff, 0x6000_0fc8, 0x6130_0000, 0x8000_0000, u64::MAX] {
+        assert_eq!(bus.decode(addr), None, "{addr:#x}");
+    }
+}
+
+#[test]
+fn windows_do_not_overlap_and_lie_below_memory() {
+    let mut end = 0;
+    for &(w, base, len) in soc::MAP {
+        assert!(base >= end, "{w:?}");
+        end = base + len;
+    }
+    assert!(end <= crate::layout::RAM);
+}
+
+#[test]
+fn accesses_are_traced_with_their_values_and_only_if_asked() {
+    let (bus, _) = self::bus(8);
+    let gpio = soc::window(Window::Gpio).0;
+    assert!(bus.write(1, gpio + soc::gpio::SET, Width::B4, 0x5));
+    assert_eq!(bus.read(0, gpio + soc::gpio::SET, Width::B4), Some(5));
+    let t = bus.take_trace().entries;
+    let got: Vec<_> = t.iter().map(|e| (e.vcpu, e.window, e.off, e.write, e.value)).collect();
+    assert_eq!(got, [(1, Window::Gpio, 4, true, 5), (0, Window::Gpio, 4, false, 5)]);
+    assert_eq!(bus.accesses(), 2);
+    assert_eq!(self::bus(0).0.take_trace().entries, vec![]);
+}
+
+#[test]
+fn only_lines_that_change_are_moved() {
+    let lines = Recorder::default();
+    let mut s = LineState { levels: 0b0101, out: Box::new(lines.clone()) };
+    move_lines(&mut s, 0b0110);
+    move_lines(&mut s, 0b0110);
+    assert_eq!(*lock(&lines.0), [(0, false), (1, true)]);
+}
+
+#[test]
+fn a_held_access_does_not_hold_the_model() {
+    let (bus, _) = bus(0);
+    let bus = Arc::new(bus);
+    let reset = soc::window(Window::Reset).0;
+    let stall = bus.interposer.stall(crate::interposer::Match {
+        window: Window::Reset,
+        off: 0,
+        len_bytes: 4,
+        write: Some(false),
+        vcpu: Some(1),
+        skip: 0,
+    });
+    let (tx, rx) = channel();
+    let other = Arc::clone(&bus);
+    let vcpu1 = std::thread::spawn(move || tx.send(other.read(1, reset, Width::B4)).unwrap());
+    assert!(stall.wait_held());
+    // vCPU 0 goes on while vCPU 1 is held, and what it writes is what vCPU 1 will read.
+    assert!(bus.write(0, reset, Width::B4, 0x6));
+    drop(stall);
+    assert_eq!(rx.recv().unwrap(), Some(6));
+    vcpu1.join().unwrap();
+}
+
+#[test]
+fn the_timer_thread_stops_when_told() {
+    let (bus, _) = bus(0);
+    let bus = Arc::new(bus);
+    let other = Arc::clone(&bus);
+    let t = std::thread::spawn(move || other.run_timer());
+    bus.stop_timer();
+    t.join().unwrap();
+}

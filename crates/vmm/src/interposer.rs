@@ -1,0 +1,201 @@
+//! Stands between a vCPU's MMIO exit and the bus: it can hold one access of one vCPU, without any lock, until
+//! somebody lets it go. This is what makes races reproducible.
+
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use rc_model::Window;
+
+/// Which access to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Window.
+    pub window: Window,
+    /// First offset.
+    pub off: u64,
+    /// Bytes covered from `off`.
+    pub len_bytes: u64,
+    /// Direction; `None`: both.
+    pub write: Option<bool>,
+    /// vCPU; `None`: any.
+    pub vcpu: Option<u8>,
+    /// How many matching accesses pass before the one that is held.
+    pub skip: u32,
+}
+
+impl Match {
+    fn covers(&self, a: &Access) -> bool {
+        a.window == self.window
+            && a.off.checked_sub(self.off).is_some_and(|d| d < self.len_bytes)
+            && self.write.is_none_or(|w| w == a.write)
+            && self.vcpu.is_none_or(|v| v == a.vcpu)
+    }
+}
+
+/// An access on its way to the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Window.
+    pub window: Window,
+    /// Offset.
+    pub off: u64,
+    /// Direction.
+    pub write: bool,
+    /// vCPU.
+    pub vcpu: u8,
+}
+
+#[derive(Debug)]
+struct Rule {
+    id: u64,
+    what: Match,
+    held: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_id: u64,
+    rules: Vec<Rule>,
+    closed: bool,
+}
+
+/// The interposer of one machine.
+#[derive(Debug, Default)]
+pub struct Interposer {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// A stall in force; dropping it lets the access go.
+#[derive(Debug)]
+pub struct Stall {
+    interposer: Arc<Interposer>,
+    id: u64,
+}
+
+impl Interposer {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hold the first access that matches until the result is dropped.
+    pub fn stall(self: &Arc<Self>, what: Match) -> Stall {
+        let mut s = self.lock();
+        s.next_id += 1;
+        let id = s.next_id;
+        s.rules.push(Rule { id, what, held: false });
+        Stall { interposer: Arc::clone(self), id }
+    }
+
+    /// Called by a vCPU thread that holds no lock, before every access.
+    pub fn pass(&self, a: &Access) {
+        let mut s = self.lock();
+        if s.rules.is_empty() {
+            return;
+        }
+        let Some(rule) = s.rules.iter_mut().find(|r| !r.held && r.what.covers(a)) else { return };
+        if rule.what.skip > 0 {
+            rule.what.skip -= 1;
+            return;
+        }
+        rule.held = true;
+        let id = rule.id;
+        self.changed.notify_all();
+        while !s.closed && s.rules.iter().any(|r| r.id == id) {
+            s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Let everything go, now and from now on: the machine stops.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Stall {
+    /// Wait until an access is held (`true`), or until the interposer is closed.
+    pub fn wait_held(&self) -> bool {
+        let mut s = self.interposer.lock();
+        loop {
+            if s.rules.iter().any(|r| r.id == self.id && r.held) {
+                return true;
+            }
+            if s.closed {
+                return false;
+            }
+            s = self.interposer.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        self.interposer.lock().rules.retain(|r| r.id != self.id);
+        self.interposer.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::sync::mpsc::TryRecvError;
+
+    use super::*;
+
+    const READ: Access = Access { window: Window::Dbi, off: 0x830, write: false, vcpu: 1 };
+
+    fn rule(skip: u32) -> Match {
+        Match { window: Window::Dbi, off: 0x830, len_bytes: 4, write: Some(false), vcpu: Some(1), skip }
+    }
+
+    #[test]
+    fn one_access_is_held_while_others_pass() {
+        let i = Arc::new(Interposer::default());
+        let stall = i.stall(rule(0));
+        let (tx, rx) = channel();
+        let other = Arc::clone(&i);
+        let vcpu1 = std::thread::spawn(move || {
+            other.pass(&READ);
+            tx.send(()).unwrap();
+        });
+        assert!(stall.wait_held());
+        i.pass(&Access { vcpu: 0, ..READ });
+        i.pass(&Access { write: true, ..READ });
+        i.pass(&Access { off: 0x834, ..READ });
+        i.pass(&READ);
+        assert_eq!(rx.try_recv(), Err(TryRecvError::Empty));
+        drop(stall);
+        rx.recv().unwrap();
+        vcpu1.join().unwrap();
+    }
+
+    #[test]
+    fn the_nth_access_can_be_chosen() {
+        let i = Arc::new(Interposer::default());
+        let stall = i.stall(rule(2));
+        i.pass(&READ);
+        i.pass(&READ);
+        let other = Arc::clone(&i);
+        let t = std::thread::spawn(move || other.pass(&READ));
+        assert!(stall.wait_held());
+        drop(stall);
+        t.join().unwrap();
+    }
+
+    #[test]
+    fn closing_lets_go_of_held_vcpus_and_waiters() {
+        let i = Arc::new(Interposer::default());
+        let stall = i.stall(rule(0));
+        let other = Arc::clone(&i);
+        let t = std::thread::spawn(move || other.pass(&READ));
+        assert!(stall.wait_held());
+        let never = i.stall(Match { window: Window::Phy, ..rule(0) });
+        i.close();
+        t.join().unwrap();
+        assert!(!never.wait_held());
+    }
+}

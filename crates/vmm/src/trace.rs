@@ -1,0 +1,230 @@
+//! The access trace: a ring in memory, a binary form, and its decoder.
+//!
+//! A `trace.bin` is a sequence of chunks: a 24-byte header (`RCVMTRC1`, u32 record size, u32 reserved, u64 count of
+//! accesses that were lost before this chunk) and a u32 number of records, then the records, all little-endian.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use block::Width;
+use rc_model::Window;
+
+/// One access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Time since power-on, ns.
+    pub time_ns: u64,
+    /// Offset in the window.
+    pub off: u64,
+    /// Value read or written.
+    pub value: u64,
+    /// Which window.
+    pub window: Window,
+    /// Which vCPU.
+    pub vcpu: u8,
+    /// Width.
+    pub width: Width,
+    /// Direction.
+    pub write: bool,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = rc_model::register_name(self.window, self.off).unwrap_or_default();
+        write!(
+            f,
+            "{:>14.6} ms cpu{} {} {:<6} +{:#06x} {:>2} {:#0width$x} {name}",
+            self.time_ns as f64 / 1e6,
+            self.vcpu,
+            if self.write { "W" } else { "R" },
+            format!("{:?}", self.window).to_lowercase(),
+            self.off,
+            self.width.bytes() * 8,
+            self.value,
+            width = 2 + 2 * self.width.bytes() as usize,
+        )
+    }
+}
+
+/// A ring of the newest accesses.
+#[derive(Debug, Default)]
+pub struct Ring {
+    entries: VecDeque<Entry>,
+    capacity: usize,
+    lost: u64,
+}
+
+/// What a ring held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Accesses, oldest first.
+    pub entries: Vec<Entry>,
+    /// Accesses that were overwritten before them.
+    pub lost: u64,
+}
+
+impl Ring {
+    /// A ring of `capacity` accesses; 0 records nothing.
+    pub fn new(capacity: usize) -> Ring {
+        Ring { entries: VecDeque::with_capacity(capacity.min(4096)), capacity, lost: 0 }
+    }
+
+    /// Record an access, forgetting the oldest if the ring is full.
+    pub fn push(&mut self, e: Entry) {
+        if self.capacity == 0 {
+            return;
+        }
+        if self.entries.len() == self.capacity {
+            self.entries.pop_front();
+            self.lost += 1;
+        }
+        self.entries.push_back(e);
+    }
+
+    /// Empty the ring.
+    pub fn take(&mut self) -> Taken {
+        Taken { entries: self.entries.drain(..).collect(), lost: std::mem::take(&mut self.lost) }
+    }
+}
+
+const MAGIC: &[u8; 8] = b"RCVMTRC1";
+const RECORD_BYTES: usize = 32;
+const HEAD_BYTES: usize = 28;
+
+/// The binary form of one chunk.
+pub fn encode(t: &Taken) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEAD_BYTES + t.entries.len() * RECORD_BYTES);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&(RECORD_BYTES as u32).to_le_bytes());
+    out.extend_from_slice(&0_u32.to_le_bytes());
+    out.extend_from_slice(&t.lost.to_le_bytes());
+    out.extend_from_slice(&(t.entries.len() as u32).to_le_bytes());
+    for e in &t.entries {
+        out.extend_from_slice(&e.time_ns.to_le_bytes());
+        out.extend_from_slice(&e.off.to_le_bytes());
+        out.extend_from_slice(&e.value.to_le_bytes());
+        out.extend_from_slice(&[
+            window_code(e.window),
+            e.vcpu,
+            e.width.bytes() as u8,
+            u8::from(e.write),
+            0,
+            0,
+            0,
+            0,
+        ]);
+    }
+    out
+}
+
+/// Why bytes are not a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an access trace at byte {at}")]
+pub struct NotATrace {
+    /// Where.
+    pub at: usize,
+}
+
+/// The accesses of a whole `trace.bin`. A torn last chunk gives the records that are whole.
+pub fn decode(bytes: &[u8]) -> Result<Vec<Entry>, NotATrace> {
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let bad = NotATrace { at };
+        let head = bytes.get(at..at + HEAD_BYTES).ok_or(bad)?;
+        if &head[..8] != MAGIC || head[8..12] != (RECORD_BYTES as u32).to_le_bytes() {
+            return Err(bad);
+        }
+        let n = u32::from_le_bytes(head[24..28].try_into().map_err(|_| bad)?) as usize;
+        at += HEAD_BYTES;
+        let mut left = n;
+        for record in bytes[at..].chunks_exact(RECORD_BYTES).take(n) {
+            out.push(decode_record(record).ok_or(NotATrace { at })?);
+            at += RECORD_BYTES;
+            left -= 1;
+        }
+        if left > 0 {
+            // The writer was killed in the middle of this chunk.
+            break;
+        }
+    }
+    Ok(out)
+}
+
+fn decode_record(r: &[u8]) -> Option<Entry> {
+    let u64_at = |at: usize| Some(u64::from_le_bytes(r.get(at..at + 8)?.try_into().ok()?));
+    Some(Entry {
+        time_ns: u64_at(0)?,
+        off: u64_at(8)?,
+        value: u64_at(16)?,
+        window: WINDOWS.get(usize::from(r[24])).copied()?,
+        vcpu: r[25],
+        width: Width::from_bytes(usize::from(r[26]))?,
+        write: r[27] != 0,
+    })
+}
+
+/// Order of windows in the file format: only ever append.
+const WINDOWS: [Window; 10] = [
+    Window::Parf,
+    Window::Dbi,
+    Window::Elbi,
+    Window::Atu,
+    Window::Mhi,
+    Window::Config,
+    Window::Mem,
+    Window::Gpio,
+    Window::Reset,
+    Window::Phy,
+];
+
+fn window_code(w: Window) -> u8 {
+    WINDOWS.iter().position(|x| *x == w).unwrap_or(0) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(i: u64) -> Entry {
+        Entry {
+            time_ns: i,
+            off: 0x1b0,
+            value: 0x100,
+            window: Window::Parf,
+            vcpu: 1,
+            width: Width::B4,
+            write: true,
+        }
+    }
+
+    #[test]
+    fn a_full_ring_keeps_the_newest_and_counts_the_rest() {
+        let mut r = Ring::new(3);
+        for i in 0..5 {
+            r.push(entry(i));
+        }
+        let t = r.take();
+        assert_eq!((t.entries.iter().map(|e| e.time_ns).collect::<Vec<_>>(), t.lost), (vec![2, 3, 4], 2));
+        assert_eq!(r.take(), Taken::default());
+    }
+
+    #[test]
+    fn chunks_come_back_and_a_torn_record_is_dropped() {
+        let t = Taken { entries: (0..3).map(entry).collect(), lost: 9 };
+        let mut bytes = encode(&t);
+        bytes.extend(encode(&t));
+        assert_eq!(decode(&bytes).unwrap().len(), 6);
+        bytes.pop();
+        assert_eq!(decode(&bytes).unwrap().len(), 5);
+        assert!(decode(b"garbage that is long enough to be a header").is_err());
+    }
+
+    #[test]
+    fn every_window_has_its_code() {
+        for (w, ..) in rc_model::soc::MAP {
+            let e = Entry { window: *w, ..entry(1) };
+            assert_eq!(decode(&encode(&Taken { entries: vec![e], lost: 0 })).unwrap(), [e]);
+        }
+    }
+}

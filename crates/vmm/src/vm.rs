@@ -1,0 +1,592 @@
+//! A machine under KVM: set-up, vCPU threads, stop.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use block::SimTime;
+use block::Width;
+use kvm_bindings::*;
+use kvm_ioctls::DeviceFd;
+use kvm_ioctls::Kvm;
+use kvm_ioctls::VcpuExit;
+use kvm_ioctls::VcpuFd;
+use kvm_ioctls::VmFd;
+use rc_model::soc;
+use rc_model::RootComplex;
+use rc_model::Sample;
+use rc_model::SamplePoint;
+use vm_memory::Bytes;
+use vm_memory::GuestAddress;
+use vm_memory::GuestMemoryBackend;
+use vm_memory::GuestMemoryMmap;
+use vm_memory::GuestMemoryRegion;
+use vmm_sys_util::signal::register_signal_handler;
+use vmm_sys_util::signal::Killable;
+use vmm_sys_util::signal::SIGRTMIN;
+
+use crate::bus::Lines;
+use crate::bus::RcBus;
+use crate::fdt;
+use crate::interposer::Interposer;
+use crate::layout;
+use crate::loader;
+use crate::memory;
+use crate::serial::Pulse;
+use crate::serial::Uart;
+use crate::trace::Taken;
+use crate::virtio::console;
+use crate::virtio::console::Console;
+use crate::virtio::Mmio;
+use crate::Error;
+use crate::ExitReason;
+use crate::SpiState;
+use crate::Stats;
+use crate::VmEvent;
+use crate::VmSpec;
+
+/// Stack of a vCPU or timer thread: they do little but ioctls, and this machine counts its pages.
+const STACK_BYTES: usize = 256 << 10;
+/// Register IDs (Linux Documentation/virt/kvm/api.rst, KVM_SET_ONE_REG, arm64 core registers).
+const REG_X0: u64 = 0x6030_0000_0010_0000;
+const REG_PC: u64 = 0x6030_0000_0010_0040;
+const REG_PSTATE: u64 = 0x6030_0000_0010_0042;
+/// EL1h with D, A, I and F masked: how arm64 kernels are entered.
+const PSTATE_BOOT: u64 = 0x3c5;
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kvm_err(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+    move |e| Error::Kvm { what, why: e.to_string() }
+}
+
+/// A running machine. Dropping it stops it.
+pub struct Vm {
+    shared: Arc<Shared>,
+    vcpus: Vec<Vcpu>,
+    timer: Option<JoinHandle<()>>,
+    gic: DeviceFd,
+}
+
+/// What the vCPU threads share.
+struct Shared {
+    vm: Arc<VmFd>,
+    /// Keeps guest memory mapped as long as a vCPU can run.
+    _mem: Arc<GuestMemoryMmap>,
+    bus: RcBus,
+    uart: Mutex<Uart>,
+    virtio: Mutex<Virtio>,
+    events: Mutex<Sender<VmEvent>>,
+    gate: Gate,
+    exited: AtomicBool,
+    mmio_exits: AtomicU64,
+    unmapped: AtomicU64,
+}
+
+struct Virtio {
+    dev: Mmio<Console>,
+    line: bool,
+}
+
+struct Vcpu {
+    thread: Option<JoinHandle<()>>,
+    /// `immediate_exit` of this vCPU's `kvm_run`.
+    immediate_exit: *const AtomicU8,
+}
+
+// SAFETY: the pointer is to a `kvm_run` mapping that lives until the vCPU thread has been joined, which `Vm::stop`
+// does before it drops the `Vcpu`; it is only ever accessed atomically.
+unsafe impl Send for Vcpu {}
+
+/// Lets the owner take all vCPUs out of KVM_RUN and hold them there.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    paused: bool,
+    stopping: bool,
+    outside: u32,
+}
+
+/// Interrupt lines of the root complex, as SPIs of KVM's GIC.
+struct KvmLines(Arc<VmFd>);
+
+impl Lines for KvmLines {
+    fn set(&mut self, line: u32, level: bool) {
+        set_spi(&self.0, soc::spi(line), level);
+    }
+}
+
+fn set_spi(vm: &VmFd, spi: u32, level: bool) {
+    // KVM_IRQ_LINE, arm64: type in bits 31:24, INTID in bits 15:0. It fails only for numbers that do not exist.
+    let irq = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | (spi + 32);
+    if let Err(e) = vm.set_irq_line(irq, level) {
+        log::error!("KVM_IRQ_LINE for SPI {spi}: {e}");
+    }
+}
+
+impl Vm {
+    /// Boot a machine; what happens in it comes over `events`.
+    pub fn start(spec: VmSpec, events: Sender<VmEvent>) -> Result<Vm, Error> {
+        let kvm = Kvm::new().map_err(kvm_err("open /dev/kvm"))?;
+        let vm = Arc::new(kvm.create_vm().map_err(kvm_err("create a VM"))?);
+        let mem = Arc::new(memory::map(spec.mem_bytes)?);
+        map_memory(&vm, &mem)?;
+        let entry = load(&spec, &mem)?;
+        let mut fds = Vec::new();
+        for i in 0..spec.vcpus {
+            let fd = vm.create_vcpu(i.into()).map_err(kvm_err("create a vCPU"))?;
+            init_vcpu(&vm, &fd, i)?;
+            fds.push(fd);
+        }
+        let gic = create_gic(&vm, spec.vcpus)?;
+        let boot = &fds[0];
+        for (reg, value) in
+            [(REG_X0, layout::RAM + layout::FDT_OFFSET), (REG_PC, entry), (REG_PSTATE, PSTATE_BOOT)]
+        {
+            boot.set_one_reg(reg, &value.to_le_bytes()).map_err(kvm_err("set a register"))?;
+        }
+        let shared = Arc::new(Shared::new(vm, mem, spec.rc, spec.trace_entries, events));
+        Vm::run(shared, fds, gic)
+    }
+
+    fn run(shared: Arc<Shared>, fds: Vec<VcpuFd>, gic: DeviceFd) -> Result<Vm, Error> {
+        register_signal_handler(SIGRTMIN(), on_kick)
+            .map_err(|e| Error::Kvm { what: "handle a signal", why: e.to_string() })?;
+        let spawn = |name: String, f: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name)
+                .stack_size(STACK_BYTES)
+                .spawn(f)
+                .map_err(|e| Error::Kvm { what: "start a thread", why: e.to_string() })
+        };
+        let mut vm = Vm { shared: Arc::clone(&shared), vcpus: Vec::new(), timer: None, gic };
+        let s = Arc::clone(&shared);
+        vm.timer = Some(spawn("rc-timer".into(), Box::new(move || s.bus.run_timer()))?);
+        for (i, mut fd) in (0..).zip(fds) {
+            let immediate_exit = std::ptr::from_mut(&mut fd.get_kvm_run().immediate_exit).cast::<AtomicU8>();
+            let s = Arc::clone(&shared);
+            let thread = spawn(format!("vcpu{i}"), Box::new(move || s.run_vcpu(i, fd)))?;
+            vm.vcpus.push(Vcpu { thread: Some(thread), immediate_exit });
+        }
+        Ok(vm)
+    }
+
+    /// Send bytes to the agent.
+    pub fn channel_write(&self, bytes: &[u8]) {
+        self.shared.send(console::CHANNEL, bytes);
+    }
+
+    /// Type on the guest's console.
+    pub fn console_write(&self, bytes: &[u8]) {
+        self.shared.send(console::CONSOLE, bytes);
+    }
+
+    /// Device-side state now.
+    pub fn sample(&self, point: SamplePoint) -> Sample {
+        self.shared.bus.sample(point)
+    }
+
+    /// The interposer, for stalls.
+    pub fn interposer(&self) -> &Arc<Interposer> {
+        &self.shared.bus.interposer
+    }
+
+    /// Empty the access trace.
+    pub fn take_trace(&self) -> Taken {
+        self.shared.bus.take_trace()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            mmio_exits: self.shared.mmio_exits.load(Ordering::Relaxed),
+            unmapped: self.shared.unmapped.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Our SPIs in the GIC. The vCPUs are paused meanwhile: KVM gives GIC registers to userspace only then.
+    pub fn spi_state(&self) -> Vec<SpiState> {
+        self.pause();
+        let first = soc::spi(0) + 32;
+        let word = first & !31;
+        // GICD registers: ISENABLER 0x100, ISPENDR 0x200, ISACTIVER 0x300, one bit an INTID.
+        let read = |base: u32| self.gic_word(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, u64::from(base + word / 8));
+        let (enabled, pending, active) = (read(0x100), read(0x200), read(0x300));
+        let level = self.gic_word(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, u64::from(word));
+        self.resume();
+        (0..soc::IRQ_LINES)
+            .map(|line| {
+                let bit = |w: u32| w >> (soc::spi(line) + 32 - word) & 1 != 0;
+                SpiState {
+                    name: soc::irq_name(line).into(),
+                    spi: soc::spi(line),
+                    enabled: bit(enabled),
+                    // For a level interrupt ISPENDR gives userspace the latch only (arm-vgic-v3.rst).
+                    pending: bit(pending) || bit(level),
+                    active: bit(active),
+                    level: bit(level),
+                }
+            })
+            .collect()
+    }
+
+    fn gic_word(&self, group: u32, attr: u64) -> u32 {
+        let mut value = 0_u32;
+        let mut a = kvm_device_attr { flags: 0, group, attr, addr: std::ptr::from_mut(&mut value) as u64 };
+        // SAFETY: `addr` points to a u32 that lives through the call, which is what these groups write.
+        if let Err(e) = unsafe { self.gic.get_device_attr(&mut a) } {
+            log::error!("read GIC register group {group} {attr:#x}: {e}");
+        }
+        value
+    }
+
+    fn kick(&self) {
+        for v in &self.vcpus {
+            // SAFETY: see `Vcpu`: the mapping is alive, the access is atomic.
+            unsafe { (*v.immediate_exit).store(1, Ordering::SeqCst) };
+            if let Some(t) = &v.thread {
+                let _ = t.kill(SIGRTMIN());
+            }
+        }
+    }
+
+    fn unkick(&self) {
+        for v in &self.vcpus {
+            // SAFETY: see `Vcpu`.
+            unsafe { (*v.immediate_exit).store(0, Ordering::SeqCst) };
+        }
+    }
+
+    fn pause(&self) {
+        lock(&self.shared.gate.state).paused = true;
+        self.kick();
+        let mut s = lock(&self.shared.gate.state);
+        while s.outside < self.vcpus.len() as u32 {
+            s = self.shared.gate.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn resume(&self) {
+        self.unkick();
+        lock(&self.shared.gate.state).paused = false;
+        self.shared.gate.changed.notify_all();
+    }
+
+    /// Stop the machine and wait for its threads.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        lock(&self.shared.gate.state).stopping = true;
+        self.shared.gate.changed.notify_all();
+        self.shared.bus.interposer.close();
+        self.shared.bus.stop_timer();
+        self.kick();
+        for v in &mut self.vcpus {
+            if let Some(t) = v.thread.take() {
+                let _ = t.join();
+            }
+        }
+        if let Some(t) = self.timer.take() {
+            let _ = t.join();
+        }
+        self.shared.exit(ExitReason::Stopped);
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Does nothing: its arrival makes KVM_RUN return.
+extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+impl Shared {
+    fn new(
+        vm: Arc<VmFd>,
+        mem: Arc<GuestMemoryMmap>,
+        rc: rc_model::Config,
+        trace: usize,
+        events: Sender<VmEvent>,
+    ) -> Shared {
+        let started = Instant::now();
+        let observer = events.clone();
+        let bus = RcBus::new(
+            RootComplex::new(rc),
+            Box::new(memory::Ram(Arc::clone(&mem))),
+            Box::new(KvmLines(Arc::clone(&vm))),
+            Box::new(move || SimTime(started.elapsed().as_nanos() as u64)),
+            sender(observer, |(e, t)| VmEvent::Model(e, t)),
+            trace,
+        );
+        let uart_vm = Arc::clone(&vm);
+        let pulse = Pulse(Box::new(move || {
+            set_spi(&uart_vm, layout::UART_SPI, true);
+            set_spi(&uart_vm, layout::UART_SPI, false);
+        }));
+        let uart_out = events.clone();
+        let uart = Uart::new(pulse, Box::new(move |b| drop(uart_out.send(VmEvent::Console(b)))));
+        let port_out = events.clone();
+        let dev = Console::new(Box::new(move |o| {
+            let e = match o {
+                console::Output::Bytes(console::CONSOLE, b) => VmEvent::Console(b),
+                console::Output::Bytes(_, b) => VmEvent::Channel(b),
+                console::Output::Open(console::CHANNEL, open) => VmEvent::ChannelOpen(open),
+                console::Output::Open(..) => return,
+            };
+            drop(port_out.send(e));
+        }));
+        Shared {
+            bus,
+            uart: Mutex::new(uart),
+            virtio: Mutex::new(Virtio { dev: Mmio::new(dev, Arc::clone(&mem)), line: false }),
+            _mem: mem,
+            vm,
+            events: Mutex::new(events),
+            gate: Gate::default(),
+            exited: AtomicBool::new(false),
+            mmio_exits: AtomicU64::new(0),
+            unmapped: AtomicU64::new(0),
+        }
+    }
+
+    fn send(&self, port: usize, bytes: &[u8]) {
+        let mut v = lock(&self.virtio);
+        v.dev.device.send(port, bytes);
+        v.dev.run(Console::queue_of(port));
+        self.sync_virtio(&mut v);
+    }
+
+    fn sync_virtio(&self, v: &mut Virtio) {
+        if v.dev.line() != v.line {
+            v.line = v.dev.line();
+            set_spi(&self.vm, layout::VIRTIO_SPI, v.line);
+        }
+    }
+
+    /// The first reason counts.
+    fn exit(&self, why: ExitReason) {
+        if !self.exited.swap(true, Ordering::SeqCst) {
+            lock(&self.uart).flush();
+            drop(lock(&self.events).send(VmEvent::Exited(why)));
+        }
+    }
+
+    fn run_vcpu(&self, index: u8, mut fd: VcpuFd) {
+        loop {
+            if !self.pass_gate() {
+                return;
+            }
+            let why = match fd.run() {
+                Ok(VcpuExit::MmioRead(addr, data)) => {
+                    self.mmio_read(index, addr, data);
+                    continue;
+                }
+                Ok(VcpuExit::MmioWrite(addr, data)) => {
+                    self.mmio_write(index, addr, data);
+                    continue;
+                }
+                Ok(VcpuExit::Intr) => continue,
+                Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => continue,
+                Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => ExitReason::PowerOff,
+                Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => ExitReason::Reset,
+                Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => ExitReason::Crash,
+                Ok(other) => {
+                    let what = format!("{other:?}");
+                    ExitReason::Internal(format!("vCPU {index}: {what} at PC {}", pc(&fd)))
+                }
+                Err(e) => ExitReason::Internal(format!("vCPU {index}: KVM_RUN: {e} at PC {}", pc(&fd))),
+            };
+            self.exit(why);
+            self.leave_for_good();
+            return;
+        }
+    }
+
+    /// Wait while the machine is paused; `false`: it stops.
+    fn pass_gate(&self) -> bool {
+        let mut s = lock(&self.gate.state);
+        if s.paused && !s.stopping {
+            s.outside += 1;
+            self.gate.changed.notify_all();
+            while s.paused && !s.stopping {
+                s = self.gate.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+            }
+            s.outside -= 1;
+        }
+        !s.stopping
+    }
+
+    /// A vCPU that has ended stays outside: nobody shall wait for it.
+    fn leave_for_good(&self) {
+        lock(&self.gate.state).outside += 1;
+        self.gate.changed.notify_all();
+    }
+
+    fn mmio_read(&self, vcpu: u8, addr: u64, data: &mut [u8]) {
+        self.mmio_exits.fetch_add(1, Ordering::Relaxed);
+        let Some(w) = Width::from_bytes(data.len()) else { return };
+        let value = match addr {
+            a if within(a, layout::VIRTIO) => lock(&self.virtio).dev.read(a - layout::VIRTIO.0, data.len()),
+            a if within(a, layout::UART) => u64::from(lock(&self.uart).read(a - layout::UART.0)),
+            a => self.bus.read(vcpu, a, w).unwrap_or_else(|| self.nobody(a, w)),
+        };
+        data.copy_from_slice(&value.to_le_bytes()[..data.len()]);
+    }
+
+    fn mmio_write(&self, vcpu: u8, addr: u64, data: &[u8]) {
+        self.mmio_exits.fetch_add(1, Ordering::Relaxed);
+        let Some(w) = Width::from_bytes(data.len()) else { return };
+        let mut bytes = [0; 8];
+        bytes[..data.len()].copy_from_slice(data);
+        let value = u64::from_le_bytes(bytes);
+        match addr {
+            a if within(a, layout::VIRTIO) => {
+                let mut v = lock(&self.virtio);
+                v.dev.write(a - layout::VIRTIO.0, value as u32);
+                self.sync_virtio(&mut v);
+            }
+            a if within(a, layout::UART) => lock(&self.uart).write(a - layout::UART.0, value as u8),
+            a => {
+                if !self.bus.write(vcpu, a, w, value) {
+                    self.nobody(a, w);
+                }
+            }
+        }
+    }
+
+    /// An access where nothing is: all ones, counted, and logged the first few times.
+    fn nobody(&self, addr: u64, w: Width) -> u64 {
+        if self.unmapped.fetch_add(1, Ordering::Relaxed) < 8 {
+            log::warn!("guest access at {addr:#x}, where nothing is");
+        }
+        w.ones()
+    }
+}
+
+fn within(addr: u64, range: (u64, u64)) -> bool {
+    addr.checked_sub(range.0).is_some_and(|off| off < range.1)
+}
+
+/// A `Sender` is not `Sync`; the observer is called from several threads.
+fn sender<T: 'static>(
+    tx: Sender<VmEvent>,
+    f: fn((T, SimTime)) -> VmEvent,
+) -> Box<dyn Fn(T, SimTime) + Send + Sync> {
+    let tx = Mutex::new(tx);
+    Box::new(move |e, t| drop(lock(&tx).send(f((e, t)))))
+}
+
+fn pc(fd: &VcpuFd) -> String {
+    let mut b = [0; 8];
+    match fd.get_one_reg(REG_PC, &mut b) {
+        Ok(_) => format!("{:#x}", u64::from_le_bytes(b)),
+        Err(e) => format!("unknown ({e})"),
+    }
+}
+
+fn map_memory(vm: &VmFd, mem: &GuestMemoryMmap) -> Result<(), Error> {
+    for (slot, region) in (0..).zip(mem.iter()) {
+        let r = kvm_userspace_memory_region {
+            slot,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+            flags: 0,
+        };
+        // SAFETY: the region is a live mapping of that size; `Shared` keeps it until the last vCPU is gone.
+        unsafe { vm.set_user_memory_region(r) }.map_err(kvm_err("set guest memory"))?;
+    }
+    Ok(())
+}
+
+fn init_vcpu(vm: &VmFd, fd: &VcpuFd, index: u8) -> Result<(), Error> {
+    let mut kvi = kvm_vcpu_init::default();
+    vm.get_preferred_target(&mut kvi).map_err(kvm_err("ask for the CPU type"))?;
+    kvi.features[0] |= 1 << KVM_ARM_VCPU_PSCI_0_2;
+    if index > 0 {
+        kvi.features[0] |= 1 << KVM_ARM_VCPU_POWER_OFF;
+    }
+    fd.vcpu_init(&kvi).map_err(kvm_err("initialise a vCPU"))
+}
+
+fn create_gic(vm: &VmFd, vcpus: u8) -> Result<DeviceFd, Error> {
+    let mut dev = kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, fd: 0, flags: 0 };
+    let gic = vm.create_device(&mut dev).map_err(kvm_err("create a GICv3"))?;
+    let dist = layout::GICD.0;
+    // Redistributor region: count in bits 63:52, base in 51:16, index 0 (arm-vgic-v3.rst).
+    let redist = u64::from(vcpus) << 52 | layout::GICR;
+    let irqs = layout::GIC_IRQS;
+    let attrs = [
+        (KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_DIST, std::ptr::from_ref(&dist) as u64),
+        (KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, std::ptr::from_ref(&redist) as u64),
+        (KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, std::ptr::from_ref(&irqs) as u64),
+        (KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, 0),
+    ];
+    for (group, attr, addr) in attrs {
+        let a = kvm_device_attr { flags: 0, group, attr: attr.into(), addr };
+        gic.set_device_attr(&a).map_err(kvm_err("set up the GIC"))?;
+    }
+    Ok(gic)
+}
+
+/// Load kernel, initramfs and device tree; the result is the entry point.
+fn load(spec: &VmSpec, mem: &GuestMemoryMmap) -> Result<u64, Error> {
+    let kernel = loader::read_kernel(&spec.kernel)?;
+    let initramfs = read(&spec.initramfs)?;
+    if initramfs.is_empty() {
+        return Err(Error::Empty { file: spec.initramfs.clone() });
+    }
+    let end = layout::RAM + spec.mem_bytes;
+    let entry = layout::RAM + layout::FDT_MAX_BYTES + kernel.text_offset % layout::KERNEL_ALIGN;
+    let kernel_end = entry + kernel.image_bytes;
+    let initramfs_at = end.saturating_sub(initramfs.len() as u64) & !0xfff;
+    // The kernel wants some memory to start with; what is below this does not boot anyway.
+    if initramfs_at < kernel_end + (16 << 20) {
+        let need = kernel_end - layout::RAM + initramfs.len() as u64 + (32 << 20);
+        return Err(Error::TooLarge {
+            file: spec.kernel.clone(),
+            need_mib: need >> 20,
+            have_mib: spec.mem_bytes >> 20,
+        });
+    }
+    let put = |bytes: &[u8], at: u64| {
+        let why =
+            |e: vm_memory::GuestMemoryError| Error::Memory { mib: spec.mem_bytes >> 20, why: e.to_string() };
+        mem.write_slice(bytes, GuestAddress(at)).map_err(why)
+    };
+    put(&kernel.bytes, entry)?;
+    put(&initramfs, initramfs_at)?;
+    let tree = fdt::build(&fdt::Machine {
+        cmdline: &spec.cmdline,
+        vcpus: spec.vcpus,
+        mem_bytes: spec.mem_bytes,
+        initramfs: (initramfs_at, initramfs_at + initramfs.len() as u64),
+    })?;
+    put(&tree, layout::RAM + layout::FDT_OFFSET)?;
+    Ok(entry)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(file).map_err(|source| Error::Read { file: file.into(), source })
+}
