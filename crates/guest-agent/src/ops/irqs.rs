@@ -1,0 +1,191 @@
+//! IRQ descriptors, domains and handler counts, as sysfs, debugfs and procfs tell them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use guest_agent::IrqDesc;
+use guest_agent::IrqDomain;
+use guest_agent::IrqSnapshot;
+
+use super::names;
+use super::text;
+use super::Root;
+
+/// Everything at this moment.
+pub fn snapshot(root: &Root, details: bool) -> IrqSnapshot {
+    let owners = owners(root);
+    let dir = root.path("sys/kernel/irq");
+    let irqs = names(&dir)
+        .into_iter()
+        .filter_map(|n| n.parse::<u32>().ok())
+        .map(|virq| {
+            let mut d = describe(&dir.join(virq.to_string()));
+            d.owner = owners.get(&virq).cloned().unwrap_or_default();
+            if details {
+                d.domain = domain_of(&root.text(&format!("sys/kernel/debug/irq/irqs/{virq}")));
+            }
+            (virq, d)
+        })
+        .collect();
+    IrqSnapshot { irqs, domains: domains(&root.path("sys/kernel/debug/irq/domains")) }
+}
+
+fn describe(dir: &Path) -> IrqDesc {
+    let attr = |name: &str| text(&dir.join(name));
+    IrqDesc {
+        chip: attr("chip_name"),
+        hwirq: attr("hwirq").parse().ok(),
+        kind: attr("type"),
+        actions: attr("actions"),
+        ..IrqDesc::default()
+    }
+}
+
+/// The outermost domain in a file of /sys/kernel/debug/irq/irqs (kernel/irq/debugfs.c).
+fn domain_of(text: &str) -> String {
+    text.lines()
+        .find_map(|l| l.trim().strip_prefix("domain:"))
+        .map(|d| d.trim().to_owned())
+        .unwrap_or_default()
+}
+
+fn domains(dir: &Path) -> BTreeMap<String, IrqDomain> {
+    // `default` shows one of the others once more.
+    let all = names(dir).into_iter().filter(|n| n != "default");
+    all.map(|name| {
+        let d = parse_domain(&text(&dir.join(&name)));
+        (name, d)
+    })
+    .collect()
+}
+
+/// A file of /sys/kernel/debug/irq/domains (irq_domain_debug_show_one in kernel/irq/irqdomain.c). A parent domain
+/// follows indented; the first value of each name is the domain's own.
+fn parse_domain(text: &str) -> IrqDomain {
+    let field = |name: &str| {
+        let line = text.lines().find_map(|l| l.trim().strip_prefix(name));
+        line.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
+    };
+    IrqDomain { size: field("size:"), mapped: field("mapped:") }
+}
+
+/// Owning PCI device by virq: its MSI vectors, and its INTx.
+fn owners(root: &Root) -> BTreeMap<u32, String> {
+    let devices = root.path("sys/bus/pci/devices");
+    let mut owners = BTreeMap::new();
+    for address in names(&devices) {
+        let dev = devices.join(&address);
+        for virq in vectors(&dev) {
+            owners.insert(virq, address.clone());
+        }
+        if let Some(virq) = text(&dev.join("irq")).parse().ok().filter(|v| *v != 0) {
+            owners
+                .entry(virq)
+                .and_modify(|o: &mut String| share(o, &address))
+                .or_insert_with(|| address.clone());
+        }
+    }
+    owners
+}
+
+/// INTx lines are shared: all their users are owners, in a fixed order.
+fn share(owners: &mut String, one_more: &str) {
+    let mut all: Vec<&str> = owners.split(' ').chain([one_more]).collect();
+    all.sort_unstable();
+    all.dedup();
+    *owners = all.join(" ");
+}
+
+/// virqs of a PCI device's MSI or MSI-X vectors, ascending.
+pub fn vectors(dev: &Path) -> Vec<u32> {
+    let mut v: Vec<u32> = names(&dev.join("msi_irqs")).iter().filter_map(|n| n.parse().ok()).collect();
+    v.sort_unstable();
+    v
+}
+
+/// Handler counts by virq, summed over CPUs, from /proc/interrupts.
+pub fn counts(interrupts: &str) -> BTreeMap<u32, u64> {
+    let mut lines = interrupts.lines();
+    let cpus = lines.next().map_or(0, |l| l.split_whitespace().count());
+    lines
+        .filter_map(|l| {
+            let (virq, rest) = l.split_once(':')?;
+            let virq = virq.trim().parse().ok()?;
+            let sum = rest.split_whitespace().take(cpus).filter_map(|n| n.parse::<u64>().ok()).sum();
+            Some((virq, sum))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERRUPTS: &str = "           CPU0       CPU1       
+ 11:       5033       4620     GICv3  27 Level     arch_timer
+ 14:         12          0     GICv3  33 Edge      ttyS0
+ 47:          3          1   PCI-MSI 524288 Edge      pci-endpoint-test.0
+ 48:          0          0     GICv3  72 Level     PCIe bwctrl, pci-endpoint-test.0
+IPI0:       510        722       Rescheduling interrupts
+Err:          0
+";
+
+    #[test]
+    fn counts_are_summed_over_cpus_and_ipis_are_no_irqs() {
+        let c = counts(INTERRUPTS);
+        assert_eq!(c.into_iter().collect::<Vec<_>>(), [(11, 9653), (14, 12), (47, 4), (48, 0)]);
+        let one = "            CPU0       \n 47:          3   PCI-MSI 524288 Edge      x\n";
+        assert_eq!(counts(one)[&47], 3);
+        assert!(counts("").is_empty());
+    }
+
+    #[test]
+    fn a_domain_file_gives_its_own_numbers_not_its_parents() {
+        let text = "name:   :pcie@1c00000-3\n size:   0\n mapped: 32\n flags:  0x00000013\n parent: :pcie@1c00000-2\n    name:   :pcie@1c00000-2\n     size:   256\n     mapped: 33\n";
+        assert_eq!(parse_domain(text), IrqDomain { size: 0, mapped: 32 });
+    }
+
+    #[test]
+    fn the_outermost_domain_of_an_irq_is_the_first() {
+        let text = "handler:  handle_edge_irq\ndevice:   0000:01:00.0\nstatus:   0x00000000\ndomain:  :pcie@1c00000-3\n hwirq:   0x80000\n chip:    PCI-MSI\n parent:\n    domain:  :pcie@1c00000-2\n";
+        assert_eq!(domain_of(text), ":pcie@1c00000-3");
+    }
+
+    #[test]
+    fn a_snapshot_joins_descriptors_owners_and_domains() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let p = dir.path().join(path);
+            std::fs::create_dir_all(p.parent().unwrap()).unwrap();
+            std::fs::write(p, text).unwrap();
+        };
+        for (name, value) in [
+            ("chip_name", "PCI-MSI\n"),
+            ("hwirq", "524288\n"),
+            ("type", "edge\n"),
+            ("actions", "pci-endpoint-test.0\n"),
+        ] {
+            put(&format!("sys/kernel/irq/47/{name}"), value);
+        }
+        for name in ["chip_name", "hwirq", "type", "actions"] {
+            put(&format!("sys/kernel/irq/48/{name}"), "\n");
+        }
+        put("sys/bus/pci/devices/0000:01:00.0/msi_irqs/47", "msi\n");
+        put("sys/bus/pci/devices/0000:01:00.0/irq", "48\n");
+        put("sys/bus/pci/devices/0000:00:00.0/irq", "48\n");
+        put("sys/kernel/debug/irq/irqs/47", "domain:  dom\n");
+        put("sys/kernel/debug/irq/domains/dom", "name:   dom\n size:   0\n mapped: 1\n");
+        put("sys/kernel/debug/irq/domains/default", "name:   gic\n");
+        let s = snapshot(&Root(dir.path().into()), true);
+        let d = &s.irqs[&47];
+        assert_eq!(
+            (d.chip.as_str(), d.hwirq, d.domain.as_str(), d.owner.as_str()),
+            ("PCI-MSI", Some(524_288), "dom", "0000:01:00.0")
+        );
+        assert_eq!((s.irqs[&48].hwirq, s.irqs[&48].owner.as_str()), (None, "0000:00:00.0 0000:01:00.0"));
+        assert_eq!(
+            s.domains.into_iter().collect::<Vec<_>>(),
+            [("dom".to_owned(), IrqDomain { size: 0, mapped: 1 })]
+        );
+    }
+}

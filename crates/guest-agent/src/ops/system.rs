@@ -1,0 +1,85 @@
+//! Who we are, what is loaded, and ending it all.
+
+use guest_agent::Hello;
+use guest_agent::OpError;
+use guest_agent::SystemState;
+use guest_agent::Value;
+use guest_agent::PROTO_VERSION;
+
+use super::failed;
+use super::names;
+use super::Root;
+
+/// The agent's first words.
+pub fn hello(root: &Root) -> Hello {
+    let u = rustix::system::uname();
+    let modules = names(&root.path("lib/modules/rcvm"));
+    let mut modules: Vec<String> =
+        modules.iter().filter_map(|m| m.strip_suffix(".ko").map(str::to_owned)).collect();
+    modules.sort_unstable();
+    Hello {
+        proto: PROTO_VERSION,
+        release: u.release().to_string_lossy().into_owned(),
+        version: u.version().to_string_lossy().into_owned(),
+        modules,
+        image: root.text("rcvm-image"),
+        irq_debugfs: root.path("sys/kernel/debug/irq/domains").is_dir(),
+    }
+}
+
+/// Modules, PCI devices, taint, bound controllers.
+pub fn state(root: &Root) -> SystemState {
+    let modules = root
+        .text("proc/modules")
+        .lines()
+        .filter_map(|l| {
+            let mut f = l.split_whitespace();
+            let name = f.next()?.to_owned();
+            Some((name, f.nth(1)?.parse().ok()?))
+        })
+        .collect();
+    let mut pci_devices = names(&root.path("sys/bus/pci/devices"));
+    pci_devices.sort_unstable();
+    let mut bound = names(&root.path("sys/bus/platform/drivers/qcom-pcie"));
+    bound.retain(|n| n.contains('.'));
+    SystemState {
+        modules,
+        pci_devices,
+        taint: root.text("proc/sys/kernel/tainted").parse().unwrap_or(0),
+        bound,
+    }
+}
+
+/// Panic on purpose.
+pub fn crash(root: &Root) -> Result<Value, OpError> {
+    let path = root.path("proc/sysrq-trigger");
+    std::fs::write(&path, "c").map_err(|e| failed(format!("write {}", path.display()), &e))?;
+    Ok(Value::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_reads_modules_devices_and_bound_controllers() {
+        let dir = tempfile::tempdir().unwrap();
+        for d in [
+            "proc/sys/kernel",
+            "sys/bus/pci/devices/0000:00:00.0",
+            "sys/bus/platform/drivers/qcom-pcie/1c00000.pcie",
+        ] {
+            std::fs::create_dir_all(dir.path().join(d)).unwrap();
+        }
+        std::fs::write(dir.path().join("sys/bus/platform/drivers/qcom-pcie/bind"), "").unwrap();
+        std::fs::write(dir.path().join("proc/modules"), "pcie_qcom 28672 0 - Live 0x0000000000000000\n")
+            .unwrap();
+        std::fs::write(dir.path().join("proc/sys/kernel/tainted"), "512\n").unwrap();
+        let s = state(&Root(dir.path().into()));
+        assert_eq!(s.modules["pcie_qcom"], 0);
+        assert_eq!(
+            (s.taint, s.bound, s.pci_devices),
+            (512, vec!["1c00000.pcie".to_owned()], vec!["0000:00:00.0".to_owned()])
+        );
+    }
+}
