@@ -38,7 +38,7 @@ pub const EXP_OWN: &[Reg] = &[
     Reg::ro(
         "EXP_LNKCAP",
         0x0c,
-        0x0073_ac13,
+        0x0071_2c13,
         "spec §2.8; PCIe §7.5.3.6: 8 GT/s, x1, L0s and L1, DLLLARC, LBNC, ASPM optionality; INFERRED latencies",
     )
     .ro_wr(u32::MAX),

@@ -236,7 +236,7 @@ impl RootComplex {
         self.port.write(cx.now, Window::Reset, off, w, v);
         self.settle(cx);
         if !was && self.port.resets.core() {
-            self.port.core_reset(cx.now);
+            self.port.reset_core(ResetKind::Core);
         }
     }
 

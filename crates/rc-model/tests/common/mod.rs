@@ -1,0 +1,205 @@
+//! A root complex with memory, time and recorded events, driven like a bus would.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its own part")]
+
+use block::Cx;
+use block::SimTime;
+use block::VecMem;
+use block::Width;
+use endpoints::EndpointTest;
+use rc_model::soc;
+use rc_model::Config;
+use rc_model::Event;
+use rc_model::RootComplex;
+use rc_model::Sample;
+use rc_model::SamplePoint;
+use rc_model::Window;
+
+/// First byte of guest memory.
+pub const RAM: u64 = 0x4000_0000;
+/// The page that holds the driver's MSI target, as dmam_alloc_coherent() gives it.
+pub const MSI_TARGET: u64 = RAM + 0x8000;
+/// A millisecond in nanoseconds.
+pub const MS: u64 = 1_000_000;
+
+/// The bus.
+pub struct Machine {
+    pub rc: RootComplex,
+    pub mem: VecMem,
+    pub events: Vec<Event>,
+    pub now: SimTime,
+}
+
+impl Machine {
+    pub fn new() -> Machine {
+        Machine::with(Config::sm8250(Some(Box::new(EndpointTest::default()))))
+    }
+
+    pub fn with(config: Config) -> Machine {
+        Machine {
+            rc: RootComplex::new(config),
+            mem: VecMem::new(RAM, 0x1_0000),
+            events: Vec::new(),
+            now: SimTime::ZERO,
+        }
+    }
+
+    fn with_cx<R>(&mut self, f: impl FnOnce(&mut RootComplex, &mut Cx<'_, Event>) -> R) -> R {
+        let mut cx = Cx { now: self.now, mem: &mut self.mem, events: &mut self.events };
+        f(&mut self.rc, &mut cx)
+    }
+
+    pub fn read(&mut self, win: Window, off: u64, w: Width) -> u64 {
+        self.with_cx(|rc, cx| rc.read(cx, win, off, w))
+    }
+
+    pub fn write(&mut self, win: Window, off: u64, w: Width, v: u64) {
+        self.with_cx(|rc, cx| rc.write(cx, win, off, w, v));
+    }
+
+    pub fn readl(&mut self, win: Window, off: u64) -> u32 {
+        self.read(win, off, Width::B4) as u32
+    }
+
+    pub fn writel(&mut self, win: Window, off: u64, v: u32) {
+        self.write(win, off, Width::B4, u64::from(v));
+    }
+
+    pub fn readw(&mut self, win: Window, off: u64) -> u16 {
+        self.read(win, off, Width::B2) as u16
+    }
+
+    pub fn writew(&mut self, win: Window, off: u64, v: u16) {
+        self.write(win, off, Width::B2, u64::from(v));
+    }
+
+    pub fn rmw(&mut self, win: Window, off: u64, clear: u32, set: u32) {
+        let v = self.readl(win, off);
+        self.writel(win, off, (v & !clear) | set);
+    }
+
+    /// Let `ns` pass, with a tick at every deadline on the way.
+    pub fn sleep(&mut self, ns: u64) {
+        let end = self.now.after_ns(ns);
+        while let Some(d) = self.rc.next_deadline().filter(|d| *d <= end) {
+            self.now = self.now.max(d);
+            self.with_cx(|rc, cx| rc.tick(cx));
+        }
+        self.now = end;
+    }
+
+    pub fn power_on_reset(&mut self) {
+        self.with_cx(|rc, cx| rc.power_on_reset(cx));
+    }
+
+    pub fn sample(&mut self, point: SamplePoint) -> Sample {
+        self.rc.sample(self.now, point)
+    }
+
+    pub fn item(&mut self, name: &str) -> u64 {
+        self.sample(SamplePoint::Now).get(name).unwrap_or_else(|| panic!("no item {name}"))
+    }
+
+    /// The latest emitted sample of `point`.
+    pub fn sampled(&self, point: SamplePoint) -> Option<&Sample> {
+        self.events.iter().rev().find_map(|e| match e {
+            Event::Sampled(s) if s.point == point => Some(s),
+            _ => None,
+        })
+    }
+
+    pub fn line(&self, line: u32) -> bool {
+        self.rc.irq_levels() >> line & 1 == 1
+    }
+
+    /// gpio-mmio.c bgpio_set_set() on line `n`.
+    pub fn gpio_set(&mut self, n: u32, high: bool) {
+        let (clear, set) = if high { (0, 1 << n) } else { (1 << n, 0) };
+        self.rmw(Window::Gpio, soc::gpio::SET, clear, set);
+    }
+
+    /// gpio-mmio.c bgpio_dir_out_val_first().
+    pub fn gpio_dir_out(&mut self, n: u32, high: bool) {
+        self.gpio_set(n, high);
+        self.rmw(Window::Gpio, soc::gpio::DIROUT, 0, 1 << n);
+    }
+
+    /// reset-simple.c reset_simple_update() with active-high lines.
+    pub fn reset_line(&mut self, n: u32, asserted: bool) {
+        let (clear, set) = if asserted { (0, 1 << n) } else { (1 << n, 0) };
+        self.rmw(Window::Reset, 0, clear, set);
+    }
+
+    /// Clocks on and resets off, nothing else: every window answers.
+    pub fn wake(&mut self) {
+        for n in 0..soc::CLOCKS.len() as u32 {
+            self.gpio_dir_out(soc::GPIO_CLK0 + n, true);
+        }
+        for n in [soc::RESET_CORE, soc::RESET_PHY, soc::RESET_PIPE] {
+            self.reset_line(n, false);
+        }
+    }
+
+    /// Everything that link training needs, and the time that it takes.
+    pub fn link_up(&mut self) {
+        self.wake();
+        self.writel(Window::Phy, 0x44, 0);
+        self.writel(Window::Parf, 0x40, 0);
+        self.gpio_dir_out(soc::GPIO_PERST, true);
+        self.writel(Window::Parf, 0x1b0, 1 << 8);
+        self.sleep(30 * MS);
+    }
+
+    /// LNKSTA.DLLLA.
+    pub fn dllla(&mut self) -> bool {
+        self.readw(Window::Dbi, 0x82) & 1 << 13 != 0
+    }
+
+    /// OB0 as CFG0 of 01:00.0, OB1 as the MEM window, the bridge open, BAR 0 of the endpoint at its start.
+    pub fn open_downstream(&mut self) {
+        let (cfg, cfg_len) = soc::window(Window::Config);
+        let (mem, mem_len) = soc::window(Window::Mem);
+        self.outbound(0, cfg, cfg + cfg_len - 1, 0x0100_0000, 4);
+        self.outbound(1, mem, mem + mem_len - 1, mem, 0);
+        self.writel(Window::Dbi, 0x18, 0x00ff_0100);
+        self.writel(Window::Dbi, 0x20, ((mem + mem_len - 1) & 0xfff0_0000) as u32 | (mem >> 16) as u32);
+        self.writew(Window::Dbi, 0x04, 0x107);
+        self.writel(Window::Config, 0x10, mem as u32);
+        self.writew(Window::Config, 0x04, 0x6);
+    }
+
+    pub fn outbound(&mut self, n: u64, base: u64, last: u64, target: u64, kind: u32) {
+        let at = n << 9;
+        self.writel(Window::Atu, at + 0x08, base as u32);
+        self.writel(Window::Atu, at + 0x0c, (base >> 32) as u32);
+        self.writel(Window::Atu, at + 0x10, last as u32);
+        self.writel(Window::Atu, at + 0x20, (last >> 32) as u32);
+        self.writel(Window::Atu, at + 0x14, target as u32);
+        self.writel(Window::Atu, at + 0x18, (target >> 32) as u32);
+        self.writel(Window::Atu, at, kind);
+        self.writel(Window::Atu, at + 4, 1 << 31);
+    }
+
+    /// iMSI-RX for group 0 at [`MSI_TARGET`], and the endpoint's MSI with one message.
+    pub fn arm_msi(&mut self) {
+        self.writel(Window::Dbi, 0x82c, 0);
+        self.writel(Window::Dbi, 0x828, 0xffff_ffff);
+        self.writel(Window::Dbi, 0x820, MSI_TARGET as u32);
+        self.writel(Window::Dbi, 0x824, 0);
+        self.writel(Window::Config, 0x54, MSI_TARGET as u32);
+        self.writel(Window::Config, 0x58, 0);
+        self.writew(Window::Config, 0x5c, 0);
+        self.writew(Window::Config, 0x52, 1);
+    }
+
+    /// The endpoint's RAISE_MSI of vector `n` (1-based).
+    pub fn raise_msi(&mut self, n: u32) {
+        self.raise(1, n);
+    }
+
+    /// The endpoint's RAISE_* command of IRQ type `kind`.
+    pub fn raise(&mut self, kind: u32, n: u32) {
+        self.writel(Window::Mem, 0x24, kind);
+        self.writel(Window::Mem, 0x28, n);
+        self.writel(Window::Mem, 0x04, 1 << kind);
+    }
+}
