@@ -2,7 +2,9 @@
 
 mod common;
 
+use block::ResetKind;
 use block::Width;
+use common::recorder::Recorder;
 use common::Machine;
 use common::MS;
 use common::MSI_TARGET;
@@ -162,6 +164,9 @@ fn downstream_reads_need_window_link_and_function() {
     m.outbound(0, cfg, cfg + len - 1, 0x0200_0000, 5);
     assert_eq!(m.readl(Window::Config, 0), ALL);
     assert_eq!(why(&m), "no-function", "CFG1 to a bus behind the endpoint");
+    m.outbound(0, cfg, cfg + len - 1, 0x0100_0000, 5);
+    assert_eq!(m.readl(Window::Config, 0), ALL);
+    assert_eq!(why(&m), "no-function", "a type 1 request is not for an endpoint, even with its address");
     m.writel(Window::Atu, 4, 0);
     assert_eq!(m.readl(Window::Config, 0), ALL);
     assert_eq!(why(&m), "no-window");
@@ -173,6 +178,7 @@ fn downstream_reads_need_window_link_and_function() {
     m.gpio_set(soc::GPIO_PERST, false);
     assert_eq!(m.readl(Window::Mem, 0), ALL);
     assert_eq!(why(&m), "link-down");
+    assert_eq!(m.item("count.unrouted"), 7);
 }
 
 #[test]
@@ -324,6 +330,24 @@ fn an_msi_after_the_controller_moved_away_is_rogue_and_lands_in_memory() {
 }
 
 #[test]
+fn an_msi_that_no_controller_was_ever_programmed_for_is_rogue() {
+    let mut m = up();
+    m.writel(Window::Config, 0x54, MSI_TARGET as u32);
+    m.writew(Window::Config, 0x52, 1);
+    m.raise_msi(1);
+    assert_eq!(m.item("count.rogue_msi"), 1);
+}
+
+#[test]
+fn dma_to_another_page_of_memory_is_no_rogue_msi() {
+    let mut m = up();
+    m.arm_msi();
+    m.writel(Window::Config, 0x54, RAM as u32);
+    m.raise_msi(1);
+    assert_eq!(m.item("count.rogue_msi"), 0);
+}
+
+#[test]
 fn an_msi_to_a_disabled_vector_is_rogue_but_consumed() {
     let mut m = up();
     m.arm_msi();
@@ -345,6 +369,44 @@ fn secondary_bus_reset_resets_the_endpoint_and_retrains() {
     assert_eq!(m.readl(Window::Config, 0x10), 0, "BAR lost");
     assert_eq!(m.item("ep.command"), 0);
     assert_ne!(m.readw(Window::Dbi, 0x04), 0, "the port itself is untouched");
+}
+
+/// A machine with its link up and a function that records its resets.
+fn recorded() -> (Machine, common::recorder::Resets) {
+    let function = Recorder::default();
+    let resets = function.resets.clone();
+    let mut m = Machine::with(Config::sm8250(Some(Box::new(function))));
+    m.link_up();
+    m.open_downstream();
+    (m, resets)
+}
+
+#[test]
+fn each_cause_of_a_lost_link_reaches_the_endpoint_once_as_its_own_kind() {
+    type Cause = fn(&mut Machine);
+    let causes: [(ResetKind, Cause); 5] = [
+        (ResetKind::Perst, |m| m.gpio_set(soc::GPIO_PERST, false)),
+        (ResetKind::HotReset, |m| m.writew(Window::Dbi, 0x3e, 1 << 6)),
+        (ResetKind::LinkDown, |m| m.writew(Window::Dbi, 0x80, 1 << 4)),
+        (ResetKind::LinkDown, |m| m.reset_line(soc::RESET_CORE, true)),
+        (ResetKind::LinkDown, |m| m.gpio_set(soc::GPIO_CLK0, false)),
+    ];
+    for (kind, cause) in causes {
+        let (mut m, resets) = recorded();
+        cause(&mut m);
+        m.sleep(100 * MS);
+        assert_eq!(*resets.lock().expect("not poisoned"), [kind]);
+    }
+}
+
+#[test]
+fn a_link_that_is_not_up_carries_no_intx() {
+    let (mut m, resets) = recorded();
+    assert!(m.line(soc::IRQ_INTA));
+    m.writel(Window::Elbi, 4, 0x10);
+    m.sleep(10 * MS);
+    assert!(!m.line(soc::IRQ_INTA), "L2");
+    assert_eq!(resets.lock().expect("not poisoned").len(), 0, "nobody reset the endpoint");
 }
 
 #[test]

@@ -237,6 +237,7 @@ impl Controller {
 
     /// A downstream request that ended nowhere.
     pub fn unrouted(&mut self, cx: &mut Cx<'_, Event>, window: Window, off: u64, write: bool, why: &str) {
+        self.observer.counts.unrouted += 1;
         self.observer.emit(cx, Kind::Unrouted, || Event::Unrouted {
             window,
             off,

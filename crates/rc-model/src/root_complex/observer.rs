@@ -38,6 +38,7 @@ pub(super) struct Counts {
     pub msi: u64,
     pub rogue_msi: u64,
     pub dma_refused: u64,
+    pub unrouted: u64,
     pub after_s3: u64,
 }
 

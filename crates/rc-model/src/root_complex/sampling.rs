@@ -55,6 +55,7 @@ fn count_items(c: &Controller, put: &mut dyn FnMut(&str, u64)) {
     put("count.msi", counts.msi);
     put("count.rogue_msi", counts.rogue_msi);
     put("count.dma_refused", counts.dma_refused);
+    put("count.unrouted", counts.unrouted);
     put("count.after_s3", counts.after_s3);
 }
 

@@ -1,6 +1,8 @@
 //! A root complex with memory, time and recorded events, driven like a bus would.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its own part")]
 
+pub mod recorder;
+
 use block::Cx;
 use block::SimTime;
 use block::VecMem;

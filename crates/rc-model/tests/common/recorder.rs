@@ -1,0 +1,72 @@
+//! A function that keeps INTA asserted whatever happens and records the resets that reach it.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use block::Cx;
+use block::ResetKind;
+use block::SimTime;
+use block::Width;
+use pcie::Bdf;
+use pcie::Completion;
+use pcie::Function;
+use pcie::Outcome;
+use pcie::Upstream;
+use rc_model::Event;
+
+/// What a test keeps of a [`Recorder`].
+pub type Resets = Arc<Mutex<Vec<ResetKind>>>;
+
+/// The function.
+#[derive(Default)]
+pub struct Recorder {
+    pub resets: Resets,
+}
+
+impl Function<Event> for Recorder {
+    fn config_read(&mut self, _: &mut Cx<'_, Event>, _: u16, _: Width) -> u64 {
+        0
+    }
+
+    fn config_write(
+        &mut self,
+        _: &mut Cx<'_, Event>,
+        _: &mut dyn Upstream<Event>,
+        _: Bdf,
+        _: u16,
+        _: Width,
+        _: u64,
+    ) {
+    }
+
+    fn mem_read(&mut self, _: &mut Cx<'_, Event>, _: &mut dyn Upstream<Event>, _: u64, _: Width) -> Outcome {
+        Outcome::ok(0)
+    }
+
+    fn mem_write(
+        &mut self,
+        _: &mut Cx<'_, Event>,
+        _: &mut dyn Upstream<Event>,
+        _: u64,
+        _: Width,
+        _: u64,
+    ) -> Completion {
+        Completion::Success
+    }
+
+    fn intx(&self) -> u8 {
+        1
+    }
+
+    fn next_deadline(&self) -> Option<SimTime> {
+        None
+    }
+
+    fn tick(&mut self, _: &mut Cx<'_, Event>, _: &mut dyn Upstream<Event>) {}
+
+    fn reset(&mut self, _: &mut Cx<'_, Event>, kind: ResetKind) {
+        self.resets.lock().expect("not poisoned").push(kind);
+    }
+
+    fn sample(&self, _: &mut dyn FnMut(&str, u64)) {}
+}
