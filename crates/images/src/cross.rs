@@ -1,0 +1,134 @@
+//! The arm64 programs: agent and worker, cross-compiled with whatever this machine has.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use crate::cache::Cache;
+use crate::Error;
+use crate::Progress;
+
+/// Rust's name of the target.
+pub const TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// Built programs.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// PID 1 of guests.
+    pub agent: PathBuf,
+    /// `rcvm` for arm64.
+    pub worker: PathBuf,
+}
+
+fn binaries(cache: &Cache) -> Binaries {
+    let dir = cache.dir().join("target-arm64").join(TARGET).join("release");
+    Binaries { agent: dir.join("guest-agent"), worker: dir.join("rcvm") }
+}
+
+/// The programs if they were built before; they may be older than their source.
+pub fn find(cache: &Cache) -> Option<Binaries> {
+    let b = binaries(cache);
+    (b.agent.exists() && b.worker.exists()).then_some(b)
+}
+
+/// Build the programs; cargo decides what is to be done.
+pub fn build(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Binaries, Error> {
+    let rustc = rustc(cache, tree, progress)?;
+    let linker = format!("{}gcc", super::kernel::cross_compile());
+    if find(cache).is_none() {
+        progress("building agent and worker for arm64");
+    }
+    let out = Command::new(cargo())
+        .current_dir(tree)
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--quiet",
+            "--target",
+            TARGET,
+            "-p",
+            "guest-agent",
+            "-p",
+            "rcvm",
+        ])
+        .arg("--target-dir")
+        .arg(cache.dir().join("target-arm64"))
+        .envs(rustc.map(|r| ("RUSTC", r)))
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", linker)
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
+        // What a surrounding `cargo run` has set is for its own target.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("CARGO_TARGET_DIR")
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| Error::io("run cargo (install Rust: scripts/setup)", e))?;
+    if !out.status.success() {
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        let log = cache.dir().join("arm64-build.log");
+        std::fs::write(&log, &text).map_err(|e| Error::io(format!("write {}", log.display()), e))?;
+        let tail: Vec<&str> = text.lines().filter(|l| l.starts_with("error")).take(3).collect();
+        return Err(Error::Build {
+            what: "the arm64 build of agent and worker".into(),
+            log,
+            tail: tail.join(" | "),
+        });
+    }
+    Ok(binaries(cache))
+}
+
+fn cargo() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// A compiler with an arm64 standard library: `None`, the active one has it; else a private one of the distribution.
+fn rustc(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Option<PathBuf>, Error> {
+    let libdir = super::kernel::first_line(Command::new("rustc").args([
+        "--print",
+        "target-libdir",
+        "--target",
+        TARGET,
+    ]));
+    if Path::new(&libdir).is_dir() {
+        return Ok(None);
+    }
+    let _lock = cache.lock("rust")?;
+    let out = script(
+        tree,
+        "cross-rust",
+        cache,
+        progress,
+        "fetching a Rust compiler with an arm64 standard library",
+    )?;
+    Ok(Some(out))
+}
+
+/// Debian's static busybox for arm64.
+pub fn busybox(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<PathBuf, Error> {
+    script(tree, "arm64-busybox", cache, progress, "fetching busybox for arm64")
+}
+
+/// Run a script that puts something into the cache and prints its path.
+fn script(
+    tree: &Path,
+    name: &str,
+    cache: &Cache,
+    progress: Progress<'_>,
+    what: &str,
+) -> Result<PathBuf, Error> {
+    let script = tree.join("scripts").join(name);
+    let mut cmd = Command::new(&script);
+    cmd.arg(cache.dir()).stdin(Stdio::null());
+    if !cache.dir().join(format!(".have-{name}")).exists() {
+        progress(what);
+    }
+    let out = cmd.output().map_err(|e| Error::io(format!("run {}", script.display()), e))?;
+    if out.status.success() {
+        return Ok(PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()));
+    }
+    let said = String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("it said nothing").to_owned();
+    Err(Error::Missing { what: format!("what {} gets", script.display()), remedy: said })
+}

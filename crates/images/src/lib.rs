@@ -1,0 +1,155 @@
+//! Guest images: kernels, driver recipes, initramfs, and what a host needs to build them.
+//!
+//! What a profile is stands in `guest-images/` of the source tree; what was built from it lies in the cache, keyed by
+//! everything that went into it. Nothing here runs as another user or touches the system: packages are installed by
+//! `scripts/setup`, and said there.
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod cpio;
+pub mod cross;
+pub mod doctor;
+mod error;
+pub mod kernel;
+pub mod profile;
+pub mod recipe;
+
+use std::path::Path;
+use std::path::PathBuf;
+
+pub use error::Error;
+
+/// Called with one line of progress.
+pub type Progress<'a> = &'a mut dyn FnMut(&str);
+
+/// A built guest image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Profile name.
+    pub profile: String,
+    /// Kernel release, as `uname -r` will say.
+    pub release: String,
+    /// Kernel image; also boots the outer machine of the nested mode.
+    pub kernel: PathBuf,
+    /// Initramfs: agent and modules.
+    pub initramfs: PathBuf,
+    /// The agent, static arm64.
+    pub agent: PathBuf,
+    /// This program's worker, static arm64.
+    pub worker: PathBuf,
+    /// Key of the kernel build.
+    pub key: String,
+}
+
+/// The source tree that this program was built from.
+pub fn source_tree() -> Result<PathBuf, Error> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    if root.join("guest-images").is_dir() {
+        return root.canonicalize().map_err(|e| Error::io("find the source tree", e));
+    }
+    Err(Error::Missing {
+        what: format!("the source tree that rcvm was built from ({})", root.display()),
+        remedy: "build rcvm again where its source is now (cargo build -p rcvm)".into(),
+    })
+}
+
+/// Names of all profiles.
+pub fn profiles() -> Result<Vec<String>, Error> {
+    profile::names(&source_tree()?)
+}
+
+/// Build what `profile` needs; quick if it is all there.
+pub fn build(profile: &str, progress: Progress<'_>) -> Result<Image, Error> {
+    let tree = source_tree()?;
+    let p = profile::read(&tree, profile)?;
+    let cache = cache::Cache::locate()?;
+    let built = kernel::build(&cache, &tree, &p.kernel, progress)?;
+    let bins = cross::build(&cache, &tree, progress)?;
+    finish(&cache, profile, &p, &built, &bins)
+}
+
+/// The image of `profile` if its kernel is built and its programs are too.
+pub fn find(profile: &str) -> Result<Option<Image>, Error> {
+    let tree = source_tree()?;
+    let p = profile::read(&tree, profile)?;
+    let cache = cache::Cache::locate()?;
+    let (Some(built), Some(bins)) = (kernel::find(&cache, &tree, &p.kernel)?, cross::find(&cache)) else {
+        return Ok(None);
+    };
+    finish(&cache, profile, &p, &built, &bins).map(Some)
+}
+
+fn finish(
+    cache: &cache::Cache,
+    name: &str,
+    p: &profile::Profile,
+    built: &kernel::Built,
+    bins: &cross::Binaries,
+) -> Result<Image, Error> {
+    let mut modules = vec![built.driver(&p.driver)];
+    modules.extend(p.modules.iter().map(|m| built.module(m)));
+    let bytes = initramfs(&bins.agent, &modules, name)?;
+    let file = cache.put(&format!("initramfs-{name}"), "cpio", &bytes)?;
+    Ok(Image {
+        profile: name.into(),
+        release: built.release.clone(),
+        kernel: built.image.clone(),
+        initramfs: file,
+        agent: bins.agent.clone(),
+        worker: bins.worker.clone(),
+        key: built.key.clone(),
+    })
+}
+
+/// An initramfs with `agent` as /init and `modules` in /lib/modules/rcvm; `name` goes to /rcvm-image.
+pub fn initramfs(agent: &Path, modules: &[PathBuf], name: &str) -> Result<Vec<u8>, Error> {
+    Ok(base(agent, modules, name)?.finish())
+}
+
+fn base(agent: &Path, modules: &[PathBuf], name: &str) -> Result<cpio::Archive, Error> {
+    let mut a = cpio::Archive::new();
+    for dir in ["dev", "proc", "sys", "tmp", "lib", "lib/modules", "lib/modules/rcvm"] {
+        a.dir(dir);
+    }
+    a.char_device("dev/console", 0o600, 5, 1);
+    a.file("init", 0o755, &read(agent)?);
+    a.file("rcvm-image", 0o644, name.as_bytes());
+    for m in modules {
+        let file = m.file_name().and_then(|n| n.to_str()).unwrap_or("module.ko");
+        a.file(&format!("lib/modules/rcvm/{file}"), 0o644, &read(m)?);
+    }
+    Ok(a)
+}
+
+/// The initramfs of `profile` with the distribution's busybox in it.
+pub fn shell_initramfs(profile: &str, progress: Progress<'_>) -> Result<PathBuf, Error> {
+    let image = build(profile, progress)?;
+    let cache = cache::Cache::locate()?;
+    let busybox = cross::busybox(&cache, &source_tree()?, progress)?;
+    let p = profile::read(&source_tree()?, profile)?;
+    let Some(built) = kernel::find(&cache, &source_tree()?, &p.kernel)? else {
+        return Err(Error::Missing {
+            what: format!("kernel of {profile}"),
+            remedy: "rcvm image build".into(),
+        });
+    };
+    let mut modules = vec![built.driver(&p.driver)];
+    modules.extend(p.modules.iter().map(|m| built.module(m)));
+    let mut a = base(&image.agent, &modules, profile)?;
+    a.dir("bin");
+    a.file("bin/busybox", 0o755, &read(&busybox)?);
+    for applet in SHELL_APPLETS {
+        a.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    cache.put(&format!("initramfs-{profile}-shell"), "cpio", &a.finish())
+}
+
+const SHELL_APPLETS: [&str; 28] = [
+    "ash", "cat", "cp", "cut", "dd", "dmesg", "echo", "find", "free", "grep", "head", "hexdump", "insmod",
+    "kill", "ls", "lsmod", "lspci", "mkdir", "more", "mount", "ps", "rm", "rmmod", "sed", "sh", "sleep",
+    "tail", "top",
+];
+
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(file).map_err(|e| Error::io(format!("read {}", file.display()), e))
+}

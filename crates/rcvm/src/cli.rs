@@ -1,0 +1,166 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use clap::ValueEnum;
+
+/// Boot real arm64 Linux guests on an emulated Qualcomm/DesignWare PCIe root complex, unbind and rebind the real
+/// pcie-qcom driver, and check from the host that every IRQ mapping was released.
+#[derive(Debug, Parser)]
+#[command(name = "rcvm", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look at this machine and say what is missing
+    Doctor,
+    /// Guest images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Boot a guest, load the driver once and show what it found (or give a shell)
+    Run(RunArgs),
+    /// Load, use and tear down the driver, cycle after cycle, and check what is left behind
+    #[command(
+        after_help = "Exit code: 0 clean (or residue), 1 leak (or residue with --strict), 2 bad usage or a missing \
+        prerequisite, 3 crash or hang, 4 inconclusive.\n\nArtifacts in --out: report.json, console.log, trace.bin."
+    )]
+    Torture(TortureArgs),
+    /// Decode a trace.bin: one register access a line
+    Trace(TraceArgs),
+    /// Execute a job on this machine's KVM (started by rcvm itself)
+    #[command(hide = true)]
+    Worker {
+        /// Job description.
+        job: PathBuf,
+    },
+}
+
+/// Image commands.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Build a profile's kernel, driver and initramfs (cached by content)
+    Build {
+        /// Profile; see `rcvm image list`
+        #[arg(default_value = "modular")]
+        profile: String,
+    },
+    /// List profiles and what is built
+    List,
+}
+
+/// Which machine runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Native where it works, else nested
+    Auto,
+    /// This machine's own arm64 KVM
+    Native,
+    /// An emulated arm64 machine (QEMU TCG) with KVM in it
+    Nested,
+}
+
+/// Which guest.
+#[derive(Clone, Debug, Args)]
+pub struct GuestArgs {
+    /// Guest image profile
+    #[arg(long, default_value = "modular", value_name = "NAME")]
+    pub profile: String,
+    /// Your own arm64 kernel Image or Image.gz instead of the profile's
+    #[arg(long, value_name = "IMAGE")]
+    pub kernel: Option<PathBuf>,
+    /// Directory with your own pcie-qcom.ko and pci_endpoint_test.ko (found below it), built for --kernel
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+    /// Your own initramfs, complete with the rcvm agent, instead of the profile's
+    #[arg(long, value_name = "CPIO", conflicts_with = "modules")]
+    pub initramfs: Option<PathBuf>,
+    /// Words added to the guest's kernel command line
+    #[arg(long, default_value = "", value_name = "WORDS")]
+    pub append: String,
+    /// vCPUs of the guest
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub vcpus: u8,
+    /// Guest memory in MiB
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(128..=4096), value_name = "MIB")]
+    pub memory: u64,
+    /// Where the guest runs
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub mode: Mode,
+    /// Longest wait for the guest's agent after boot, seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600), value_name = "SECONDS")]
+    pub boot_timeout: u64,
+    /// Longest wait for one operation in the guest, seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600), value_name = "SECONDS")]
+    pub op_timeout: u64,
+}
+
+/// Arguments of `rcvm run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Interactive shell on the guest's console (uses the distribution's busybox)
+    #[arg(long)]
+    pub shell: bool,
+}
+
+/// Arguments of `rcvm torture`.
+#[derive(Clone, Debug, Args)]
+pub struct TortureArgs {
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Cycles to run
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub cycles: u32,
+    /// Seed of every choice that is left open
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// MSI vectors to raise in each cycle
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32), value_name = "N")]
+    pub msi: u32,
+    /// MSI-X vectors to raise in each cycle
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32), value_name = "N")]
+    pub msix: u32,
+    /// Directory for report.json, console.log and trace.bin
+    #[arg(long, default_value = "rcvm-out", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Do not keep the access trace
+    #[arg(long)]
+    pub no_trace: bool,
+    /// Known residue is a failure too
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// Arguments of `rcvm trace`.
+#[derive(Clone, Debug, Args)]
+pub struct TraceArgs {
+    /// A trace.bin of `rcvm torture`
+    pub file: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn zero_cycles_and_five_vcpus_are_refused() {
+        assert!(Cli::try_parse_from(["rcvm", "torture", "--cycles", "0"]).is_err());
+        assert!(Cli::try_parse_from(["rcvm", "torture", "--vcpus", "5"]).is_err());
+        assert!(Cli::try_parse_from(["rcvm", "torture", "--cycles", "1", "--vcpus", "4"]).is_ok());
+    }
+}

@@ -1,0 +1,118 @@
+//! The commands behind the command line.
+
+mod doctor;
+mod image;
+mod run;
+mod torture;
+mod trace;
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use anyhow::Context;
+use anyhow::Result;
+
+use crate::cli::Command;
+use crate::cli::GuestArgs;
+
+/// Run `command`; the result is the exit code.
+pub fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Doctor => doctor::run(),
+        Command::Image(c) => image::run(c),
+        Command::Run(args) => run::run(&args),
+        Command::Torture(args) => torture::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Worker { job } => {
+            let stream = crate::front::native_stream(&job)?;
+            crate::worker::serve(&job, stream.try_clone().context("clone the stream")?, stream)?;
+            Ok(0)
+        }
+    }
+}
+
+/// The files of a guest, ready to boot.
+struct Guest {
+    /// Guest kernel.
+    kernel: PathBuf,
+    /// Guest initramfs.
+    initramfs: PathBuf,
+    /// Kernel that boots the outer machine: always a profile's, never the one under test.
+    outer_kernel: PathBuf,
+    /// This program for arm64.
+    worker: PathBuf,
+    /// Profile name for reports.
+    profile: String,
+    /// Keeps a generated initramfs until the run ends.
+    _dir: Option<tempfile::TempDir>,
+}
+
+/// Find or build what `args` asks for, and check it before anything boots.
+fn guest(args: &GuestArgs) -> Result<Guest> {
+    let image = images::build(&args.profile, &mut |line| eprintln!("{line}"))?;
+    let mut profile = args.profile.clone();
+    let kernel = match &args.kernel {
+        Some(k) => {
+            profile = "custom".into();
+            k.clone()
+        }
+        None => image.kernel.clone(),
+    };
+    vmm::check_kernel(&kernel)?;
+    let (initramfs, dir) = match (&args.modules, &args.initramfs) {
+        (Some(modules), _) => {
+            profile = "custom".into();
+            let (path, dir) = initramfs_with(modules, &image)?;
+            (path, Some(dir))
+        }
+        (None, Some(file)) => {
+            profile = "custom".into();
+            check_readable(file, "--initramfs")?;
+            (file.clone(), None)
+        }
+        (None, None) if args.kernel.is_some() => bail!(
+            "--kernel needs --modules DIR with pcie-qcom.ko and pci_endpoint_test.ko built for it (or --initramfs)"
+        ),
+        (None, None) => (image.initramfs.clone(), None),
+    };
+    Ok(Guest { kernel, initramfs, outer_kernel: image.kernel, worker: image.worker, profile, _dir: dir })
+}
+
+fn check_readable(file: &Path, option: &str) -> Result<()> {
+    let meta =
+        std::fs::metadata(file).with_context(|| format!("{option} {}: cannot read it", file.display()))?;
+    if !meta.is_file() || meta.len() == 0 {
+        bail!("{option} {}: not a file with contents", file.display());
+    }
+    Ok(())
+}
+
+fn initramfs_with(modules: &Path, image: &images::Image) -> Result<(PathBuf, tempfile::TempDir)> {
+    let mut files = Vec::new();
+    for name in ["pcie-qcom.ko", "pci_endpoint_test.ko"] {
+        let found = find_below(modules, name, 12).with_context(|| {
+            format!("--modules {}: no {name} in it; build it as a module (=m)", modules.display())
+        })?;
+        files.push(found);
+    }
+    let dir =
+        tempfile::Builder::new().prefix("rcvm-").tempdir().context("cannot create a temporary directory")?;
+    let path = dir.path().join("initramfs.cpio");
+    let cpio = images::initramfs(&image.agent, &files, "custom")?;
+    std::fs::write(&path, cpio).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok((path, dir))
+}
+
+fn find_below(dir: &Path, name: &str, depth: u32) -> Option<PathBuf> {
+    let direct = dir.join(name);
+    if direct.is_file() {
+        return Some(direct);
+    }
+    if depth == 0 {
+        return None;
+    }
+    let entries = std::fs::read_dir(dir).ok()?;
+    let subdirs = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+    subdirs.map(|e| e.path()).find_map(|d| find_below(&d, name, depth - 1))
+}

@@ -1,0 +1,231 @@
+//! `rcvm torture`: the main job.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::bail;
+use anyhow::Context;
+use anyhow::Result;
+use torture::report::Report;
+use torture::report::Setting;
+use torture::stream::Kind;
+use torture::Class;
+use torture::Event;
+use torture::Finding;
+use torture::Plan;
+use torture::Source;
+
+use super::guest;
+use super::Guest;
+use crate::artifacts::Artifacts;
+use crate::cli::TortureArgs;
+use crate::front;
+use crate::front::Got;
+use crate::front::Where;
+use crate::front::Worker;
+use crate::job::Job;
+use crate::job::Message;
+use crate::job::Task;
+use crate::progress::Progress;
+
+/// Findings listed on the terminal; all of them are in the report.
+const FINDINGS_SHOWN: usize = 12;
+
+/// Run the plan, keep the artifacts, print the verdict.
+pub fn run(args: &TortureArgs) -> Result<u8> {
+    let place = front::decide(args.guest.mode)?;
+    let files = guest(&args.guest)?;
+    let plan = plan(args);
+    let report = Report::new(setting(args, place, &files));
+    let mut run = Run {
+        artifacts: Artifacts::create(&args.out, !args.no_trace, &report)?,
+        report,
+        progress: Progress::new(args.cycles),
+        silence: Duration::from_millis(plan.boot_timeout_ms + plan.op_timeout_ms) + Duration::from_secs(30),
+    };
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot handle signals")?;
+    run.progress.line(&format!(
+        "{} {} guest, {} cycles, seed {}: {}",
+        place.name(),
+        files.profile,
+        args.cycles,
+        args.seed,
+        files.kernel.display()
+    ));
+    let mut worker = front::start(place, &job(args, &files, plan), &files.outer_kernel, &files.worker)?;
+    if place == Where::Nested {
+        run.report.measured.insert("outer_boot_ms".into(), worker.start_ms);
+    }
+    let followed = run.follow(&mut worker, &interrupted);
+    worker.stop();
+    run.progress.finish();
+    run.report.finish(true);
+    let written = run.artifacts.report(&run.report);
+    followed?;
+    written?;
+    run.summary(args);
+    Ok(run.report.exit_code)
+}
+
+fn plan(args: &TortureArgs) -> Plan {
+    Plan {
+        cycles: args.cycles,
+        seed: args.seed,
+        msi_vectors: args.msi,
+        msix_vectors: args.msix,
+        boot_timeout_ms: args.guest.boot_timeout * 1000,
+        op_timeout_ms: args.guest.op_timeout * 1000,
+        ..Plan::default()
+    }
+}
+
+fn job(args: &TortureArgs, files: &Guest, plan: Plan) -> Job {
+    Job {
+        kernel: files.kernel.clone(),
+        initramfs: files.initramfs.clone(),
+        append: args.guest.append.clone(),
+        vcpus: args.guest.vcpus,
+        memory_mib: args.guest.memory,
+        trace: !args.no_trace,
+        task: Task::Torture(plan),
+    }
+}
+
+fn setting(args: &TortureArgs, place: Where, files: &Guest) -> Setting {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    Setting {
+        rcvm: env!("CARGO_PKG_VERSION").into(),
+        mode: place.name().into(),
+        profile: files.profile.clone(),
+        kernel_image: files.kernel.display().to_string(),
+        vcpus: args.guest.vcpus,
+        memory_mib: args.guest.memory,
+        seed: args.seed,
+        cycles_requested: args.cycles,
+        strict: args.strict,
+        command: format!("rcvm {}", words.join(" ")),
+    }
+}
+
+/// One run, as the front-end follows it.
+struct Run {
+    report: Report,
+    progress: Progress,
+    artifacts: Artifacts,
+    /// Longest silence of a worker that is alive.
+    silence: Duration,
+}
+
+impl Run {
+    fn follow(&mut self, worker: &mut Worker, interrupted: &AtomicBool) -> Result<()> {
+        let mut heard = Instant::now();
+        loop {
+            if interrupted.load(Ordering::Relaxed) {
+                self.progress.line("interrupted: the report keeps the cycles done");
+                return Ok(());
+            }
+            match worker.next(Duration::from_millis(200)) {
+                Got::Frame(Kind::Console, bytes) => {
+                    self.report.console(&bytes);
+                    self.artifacts.console(&bytes)?;
+                }
+                Got::Frame(Kind::Trace, bytes) => self.artifacts.trace(&bytes)?,
+                Got::Frame(Kind::Message, m) => {
+                    let m = serde_json::from_slice(&m).context("the worker is of another version of rcvm")?;
+                    if self.message(m)? {
+                        return Ok(());
+                    }
+                }
+                Got::Frame(Kind::Input, _) => {}
+                Got::Eof => {
+                    self.gone(&format!(
+                        "the machine that ran the guest ended unexpectedly; {}",
+                        worker.last_words()
+                    ));
+                    return Ok(());
+                }
+                Got::Silence => {
+                    if heard.elapsed() > self.silence {
+                        self.gone(&format!(
+                            "nothing was heard of the guest's machine for {} s",
+                            heard.elapsed().as_secs()
+                        ));
+                        return Ok(());
+                    }
+                    continue;
+                }
+            }
+            heard = Instant::now();
+        }
+    }
+
+    /// `true`: nothing follows.
+    fn message(&mut self, m: Message) -> Result<bool> {
+        match m {
+            Message::Engine(e) => self.engine(e)?,
+            Message::Measured { name, value } => {
+                self.report.measured.insert(name, value);
+            }
+            Message::Say(line) => self.progress.line(&line),
+            Message::Failed(why) => {
+                // What was found up to here is worth keeping; that the job could not be done is the user's news.
+                self.artifacts.report(&self.report)?;
+                bail!(why);
+            }
+            Message::Done => return Ok(true),
+            Message::Ready => {}
+        }
+        Ok(false)
+    }
+
+    fn engine(&mut self, e: Event) -> Result<()> {
+        match &e {
+            Event::Booted { hello, boot_ms, .. } => {
+                self.progress.line(&format!(
+                    "guest ready in {:.1} s: Linux {}",
+                    *boot_ms as f64 / 1000.0,
+                    hello.release
+                ));
+            }
+            Event::Phase { cycle, phase } => self.progress.phase(*cycle, phase),
+            Event::Cycle(c) => self.progress.cycle(c),
+            Event::Finding(_) | Event::Ended { .. } => {}
+        }
+        let write = matches!(e, Event::Booted { .. } | Event::Cycle(_) | Event::Ended { .. });
+        self.report.event(e);
+        if write {
+            self.artifacts.report(&self.report)?;
+        }
+        Ok(())
+    }
+
+    fn gone(&mut self, why: &str) {
+        self.report.add(Finding::new(Class::OperationFailed, Source::Harness, "worker gone", why));
+    }
+
+    fn summary(&self, args: &TortureArgs) {
+        let r = &self.report;
+        let decisive: Vec<_> = r.decisive().collect();
+        for s in decisive.iter().take(FINDINGS_SHOWN) {
+            let f = &s.finding;
+            let times = if s.count > 1 { format!(" ({} times)", s.count) } else { String::new() };
+            eprintln!("{}: cycle {} {}: {}{times}", f.class.name(), f.cycle, f.operation, f.summary);
+        }
+        if decisive.len() > FINDINGS_SHOWN {
+            eprintln!("… and {} findings more in the report", decisive.len() - FINDINGS_SHOWN);
+        }
+        let mut allowed: Vec<_> =
+            r.findings.iter().filter_map(|s| Some((s, s.finding.allowed.as_ref()?))).collect();
+        allowed.sort_by(|a, b| a.0.finding.rule.cmp(&b.0.finding.rule));
+        for (s, reason) in allowed.iter().take(FINDINGS_SHOWN) {
+            eprintln!("residue (known): {}: {reason}", s.finding.summary);
+        }
+        eprintln!("report: {}", args.out.join("report.json").display());
+        println!("{}", r.last_line());
+    }
+}

@@ -1,0 +1,302 @@
+//! Starts the worker that runs a job, natively or in an outer machine, and hands over what it streams.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::mpsc::channel;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::bail;
+use anyhow::Context;
+use anyhow::Result;
+use torture::stream;
+use torture::stream::Kind;
+
+use crate::cli::Mode;
+use crate::job::Job;
+use crate::outer;
+
+/// Longest wait for the outer machine to boot, seconds.
+const OUTER_BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Memory of the outer machine beyond the guest's, MiB: kernel, page tables, worker, initramfs copies.
+const OUTER_EXTRA_MIB: u64 = 512;
+
+/// A running worker.
+pub struct Worker {
+    child: Child,
+    frames: Receiver<(Kind, Vec<u8>)>,
+    to_worker: Option<std::os::unix::net::UnixStream>,
+    /// From the start to the worker's first word, ms.
+    pub start_ms: u64,
+    /// Keeps socket, initramfs and outer console until the worker is gone.
+    dir: tempfile::TempDir,
+}
+
+/// What the front-end gets while it waits.
+pub enum Got {
+    /// A frame.
+    Frame(Kind, Vec<u8>),
+    /// Nothing in time.
+    Silence,
+    /// The worker is gone.
+    Eof,
+}
+
+/// `native` or `nested`, decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// This machine's KVM.
+    Native,
+    /// In QEMU.
+    Nested,
+}
+
+impl Where {
+    /// Name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Where::Native => "native",
+            Where::Nested => "nested",
+        }
+    }
+}
+
+/// Decide where guests run.
+pub fn decide(mode: Mode) -> Result<Where> {
+    let native = native_works();
+    match mode {
+        Mode::Native => match native {
+            Ok(()) => Ok(Where::Native),
+            Err(why) => bail!("--mode native is not possible here: {why}; use --mode nested"),
+        },
+        Mode::Nested => Ok(Where::Nested),
+        Mode::Auto => Ok(if native.is_ok() { Where::Native } else { Where::Nested }),
+    }
+}
+
+fn native_works() -> Result<(), String> {
+    if !cfg!(target_arch = "aarch64") {
+        return Err(format!("this machine is {}, not arm64", std::env::consts::ARCH));
+    }
+    match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok(()),
+        Err(e) => Err(format!("/dev/kvm: {e}")),
+    }
+}
+
+/// Start a worker for `job`. `outer_kernel` boots the outer machine, `worker` is the arm64 build of this program.
+pub fn start(place: Where, job: &Job, outer_kernel: &Path, worker: &Path) -> Result<Worker> {
+    let dir = tempfile::Builder::new()
+        .prefix("rcvm-")
+        .tempdir()
+        .context("cannot create a temporary directory (set TMPDIR)")?;
+    let begun = Instant::now();
+    let socket = dir.path().join("worker.sock");
+    let listener =
+        UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let mut child = match place {
+        Where::Native => start_native(job, dir.path())?,
+        Where::Nested => start_nested(job, outer_kernel, worker, dir.path())?,
+    };
+    let stream = match accept(&listener, &mut child, begun + OUTER_BOOT_TIMEOUT) {
+        Ok(s) => s,
+        Err(e) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(e.context(last_words(dir.path())));
+        }
+    };
+    let reader = stream.try_clone().context("clone the stream")?;
+    let mut w =
+        Worker { child, frames: read_in_background(reader), to_worker: Some(stream), start_ms: 0, dir };
+    w.await_ready(begun)?;
+    w.start_ms = begun.elapsed().as_millis() as u64;
+    Ok(w)
+}
+
+fn start_native(job: &Job, dir: &Path) -> Result<Child> {
+    let file = dir.join("job.json");
+    std::fs::write(&file, serde_json::to_vec(job)?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    let me = std::env::current_exe().context("cannot find my own program file")?;
+    Command::new(me)
+        .arg("worker")
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(dir.join("worker.log"))?)
+        .spawn()
+        .context("cannot start the worker")
+}
+
+fn start_nested(job: &Job, kernel: &Path, worker: &Path, dir: &Path) -> Result<Child> {
+    let initramfs = dir.join("outer.cpio");
+    outer_initramfs(job, worker, &initramfs)?;
+    let log = File::create(dir.join("worker.log")).context("cannot create a log file")?;
+    let memory = job.memory_mib + OUTER_EXTRA_MIB;
+    // The outer machine dies with this process, whatever kills it; without setpriv only an orderly end does that.
+    let mut cmd = if Path::new("/usr/bin/setpriv").exists() {
+        let mut c = Command::new("/usr/bin/setpriv");
+        c.args(["--pdeathsig", "KILL", "qemu-system-aarch64"]);
+        c
+    } else {
+        Command::new("qemu-system-aarch64")
+    };
+    cmd.args(["-M", "virt,virtualization=on,gic-version=3", "-cpu", "neoverse-n1", "-smp", "2"])
+        .args(["-accel", "tcg,thread=multi", "-nic", "none", "-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-m", &memory.to_string()])
+        .args(["-serial", "stdio"])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(&initramfs)
+        .args(["-append", "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init"])
+        .args(["-device", "virtio-serial-device"])
+        .arg("-chardev")
+        .arg(format!("socket,id=worker,path={}", dir.join("worker.sock").display()))
+        .args(["-device", &format!("virtserialport,chardev=worker,name={}", outer::PORT_NAME)])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().context("clone the log")?)
+        .stderr(log);
+    cmd.spawn().context("cannot start qemu-system-aarch64: install it (apt-get install qemu-system-arm), or run scripts/demo once")
+}
+
+/// The outer machine's initramfs: this program as /init, the job, and the guest's files.
+fn outer_initramfs(job: &Job, worker: &Path, to: &Path) -> Result<()> {
+    let read = |p: &Path| std::fs::read(p).with_context(|| format!("cannot read {}", p.display()));
+    let inner = Job { kernel: "/guest/kernel".into(), initramfs: "/guest/initramfs".into(), ..job.clone() };
+    let mut a = images::cpio::Archive::new();
+    a.dir("dev");
+    a.dir("proc");
+    a.dir("sys");
+    a.dir("guest");
+    a.char_device("dev/console", 0o600, 5, 1);
+    a.file("init", 0o755, &read(worker)?);
+    a.file("job.json", 0o644, &serde_json::to_vec(&inner)?);
+    a.file("guest/kernel", 0o644, &read(&job.kernel)?);
+    a.file("guest/initramfs", 0o644, &read(&job.initramfs)?);
+    std::fs::write(to, a.finish())
+        .with_context(|| format!("cannot write {}: free some space or set TMPDIR", to.display()))
+}
+
+fn accept(
+    listener: &UnixListener,
+    child: &mut Child,
+    deadline: Instant,
+) -> Result<std::os::unix::net::UnixStream> {
+    listener.set_nonblocking(true).context("listen")?;
+    loop {
+        match listener.accept() {
+            Ok((s, _)) => {
+                s.set_nonblocking(false).context("stream")?;
+                return Ok(s);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e).context("accept"),
+        }
+        if let Some(status) = child.try_wait().context("wait for the worker")? {
+            bail!("the worker ended at once ({status})");
+        }
+        if Instant::now() > deadline {
+            bail!("the worker did not come up within {} s", OUTER_BOOT_TIMEOUT.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn read_in_background(mut stream: std::os::unix::net::UnixStream) -> Receiver<(Kind, Vec<u8>)> {
+    let (tx, rx) = channel();
+    std::thread::spawn(move || {
+        while let Ok(Some(frame)) = stream::read_frame(&mut stream as &mut dyn Read) {
+            if tx.send(frame).is_err() {
+                return;
+            }
+        }
+    });
+    rx
+}
+
+/// What the worker (or the outer machine's console) said last, for an error message.
+fn last_words(dir: &Path) -> String {
+    let log = std::fs::read(dir.join("worker.log")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&log);
+    let tail: Vec<&str> = text.lines().rev().filter(|l| !l.trim().is_empty()).take(5).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    if tail.is_empty() {
+        "the worker said nothing".into()
+    } else {
+        format!("the worker's last words: {}", tail.join(" | "))
+    }
+}
+
+impl Worker {
+    fn await_ready(&mut self, begun: Instant) -> Result<()> {
+        let deadline = begun + OUTER_BOOT_TIMEOUT;
+        loop {
+            match self.next(Duration::from_millis(200)) {
+                Got::Frame(Kind::Message, m) if m == serde_json::to_vec(&crate::job::Message::Ready)? => {
+                    return Ok(())
+                }
+                Got::Frame(..) => {
+                    bail!("the worker is of another version of rcvm: rebuild with `rcvm image build`")
+                }
+                Got::Eof => bail!("the worker ended before it was ready; {}", last_words(self.dir.path())),
+                Got::Silence if Instant::now() > deadline => bail!(
+                    "the outer machine did not boot within {} s; {}",
+                    OUTER_BOOT_TIMEOUT.as_secs(),
+                    last_words(self.dir.path())
+                ),
+                Got::Silence => {}
+            }
+        }
+    }
+
+    /// The next frame, waiting at most `timeout`.
+    pub fn next(&mut self, timeout: Duration) -> Got {
+        match self.frames.recv_timeout(timeout) {
+            Ok((kind, payload)) => Got::Frame(kind, payload),
+            Err(RecvTimeoutError::Timeout) => match self.child.try_wait() {
+                // What it sent before it ended is still in the channel or the reader has seen the end.
+                Ok(Some(_)) => self
+                    .frames
+                    .recv_timeout(Duration::from_millis(200))
+                    .map_or(Got::Eof, |f| Got::Frame(f.0, f.1)),
+                _ => Got::Silence,
+            },
+            Err(RecvTimeoutError::Disconnected) => Got::Eof,
+        }
+    }
+
+    /// Terminal input for the guest.
+    pub fn input(&mut self) -> Option<std::os::unix::net::UnixStream> {
+        self.to_worker.as_ref().and_then(|s| s.try_clone().ok())
+    }
+
+    /// The last words of the worker's own log.
+    pub fn last_words(&self) -> String {
+        last_words(self.dir.path())
+    }
+
+    /// End the worker, whatever it does.
+    pub fn stop(mut self) {
+        drop(self.to_worker.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The stream of a native worker: the socket beside its job file.
+pub fn native_stream(job: &Path) -> Result<File> {
+    let socket: PathBuf = job.with_file_name("worker.sock");
+    let s = std::os::unix::net::UnixStream::connect(&socket)
+        .with_context(|| format!("connect to {}", socket.display()))?;
+    Ok(File::from(std::os::fd::OwnedFd::from(s)))
+}

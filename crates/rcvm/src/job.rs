@@ -1,0 +1,61 @@
+//! What the front-end asks a worker to do, and what the worker tells it.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+use torture::Plan;
+
+/// A job: one guest, one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Kernel image.
+    pub kernel: PathBuf,
+    /// Initramfs.
+    pub initramfs: PathBuf,
+    /// Words added to the guest's command line.
+    pub append: String,
+    /// vCPUs.
+    pub vcpus: u8,
+    /// Guest memory, MiB.
+    pub memory_mib: u64,
+    /// Whether to send the access trace.
+    pub trace: bool,
+    /// What to do with the guest.
+    pub task: Task,
+}
+
+/// What to do with the guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Run a plan.
+    Torture(Plan),
+    /// Load the driver once and say what there is, within the plan's timeouts.
+    Show(Plan),
+    /// Connect the console until the guest powers off.
+    Shell,
+}
+
+/// What a worker says, beside console output and trace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Message {
+    /// The worker runs; in nested mode the outer machine has booted.
+    Ready,
+    /// The torture engine.
+    Engine(torture::Event),
+    /// A measurement for the report.
+    Measured {
+        /// Name, with its unit.
+        name: String,
+        /// Value.
+        value: u64,
+    },
+    /// A line for the user.
+    Say(String),
+    /// The job could not be done; nothing follows.
+    Failed(String),
+    /// The guest ended or was stopped; nothing follows.
+    Done,
+}

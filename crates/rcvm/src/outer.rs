@@ -1,0 +1,73 @@
+//! PID 1 of the outer machine of the nested mode: find the stream to the front-end, run the job, power off.
+
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::Result;
+
+/// Where the front-end puts the job.
+pub const JOB_FILE: &str = "/job.json";
+/// Name of the virtio-serial port to the front-end.
+pub const PORT_NAME: &str = "rcvm.worker";
+/// How long the port may take to appear.
+const PORT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Run as PID 1: never returns to a machine that still runs.
+pub fn init() -> ExitCode {
+    if let Err(e) = work() {
+        // Nobody but the outer console is left to tell.
+        eprintln!("rcvm: outer machine: {e:#}");
+    }
+    rustix::fs::sync();
+    let _ = rustix::system::reboot(rustix::system::RebootCommand::PowerOff);
+    ExitCode::FAILURE
+}
+
+fn work() -> Result<()> {
+    mount("devtmpfs", "/dev")?;
+    mount("proc", "/proc")?;
+    mount("sysfs", "/sys")?;
+    let port = open_port()?;
+    crate::worker::serve(Path::new(JOB_FILE), port.try_clone().context("clone the port")?, port)
+}
+
+fn mount(kind: &str, at: &str) -> Result<()> {
+    let _ = std::fs::create_dir(at);
+    let flags = rustix::mount::MountFlags::empty();
+    match rustix::mount::mount(kind, at, kind, flags, None) {
+        // The kernel may have mounted devtmpfs itself.
+        Ok(()) | Err(rustix::io::Errno::BUSY) => Ok(()),
+        Err(e) => Err(e).with_context(|| format!("mount {at}")),
+    }
+}
+
+fn open_port() -> Result<File> {
+    let deadline = Instant::now() + PORT_TIMEOUT;
+    loop {
+        if let Some(dev) = find_port() {
+            match OpenOptions::new().read(true).write(true).open(&dev) {
+                Ok(f) => return Ok(f),
+                Err(e) if Instant::now() > deadline => {
+                    return Err(e).with_context(|| format!("open {}", dev.display()))
+                }
+                Err(_) => {}
+            }
+        }
+        anyhow::ensure!(Instant::now() < deadline, "no virtio-serial port {PORT_NAME}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn find_port() -> Option<PathBuf> {
+    let ports = std::fs::read_dir("/sys/class/virtio-ports").ok()?;
+    ports.flatten().find_map(|p| {
+        let name = std::fs::read_to_string(p.path().join("name")).ok()?;
+        (name.trim() == PORT_NAME).then(|| Path::new("/dev").join(p.file_name()))
+    })
+}

@@ -1,0 +1,412 @@
+//! Executes a job on this machine's KVM and streams what happens to the front-end.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use anyhow::Result;
+use torture::stream;
+
+use crate::job::Job;
+use crate::job::Message;
+
+/// Run the job in `job_file`; `from` and `to` are the two directions of the stream to the front-end.
+pub fn serve(job_file: &Path, from: File, to: File) -> Result<()> {
+    let mut out = Out(to);
+    out.message(&Message::Ready)?;
+    let done = read_job(job_file).and_then(|job| execute(&job, from, &mut out));
+    match done {
+        Ok(()) => out.message(&Message::Done),
+        Err(e) => out.message(&Message::Failed(format!("{e:#}"))),
+    }
+}
+
+fn read_job(file: &Path) -> Result<Job> {
+    let text = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not a job of this rcvm", file.display()))
+}
+
+/// The stream to the front-end.
+struct Out(File);
+
+impl Out {
+    fn message(&mut self, m: &Message) -> Result<()> {
+        let json = serde_json::to_vec(m).context("encode a message")?;
+        self.frame(stream::Kind::Message, &json)
+    }
+
+    fn frame(&mut self, kind: stream::Kind, payload: &[u8]) -> Result<()> {
+        stream::write_frame(&mut self.0 as &mut dyn Write, kind, payload).context("the front-end is gone")
+    }
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn execute(_: &Job, _: File, _: &mut Out) -> Result<()> {
+    anyhow::bail!("this machine is not arm64: guests run in the nested mode (--mode nested)")
+}
+
+#[cfg(target_arch = "aarch64")]
+use guest::execute;
+
+#[cfg(target_arch = "aarch64")]
+mod guest {
+    use std::collections::VecDeque;
+    use std::sync::mpsc::channel;
+    use std::sync::mpsc::Receiver;
+    use std::sync::mpsc::RecvTimeoutError;
+    use std::time::Duration;
+    use std::time::Instant;
+
+    use guest_agent::Hello;
+    use guest_agent::Op;
+    use guest_agent::Reply;
+    use guest_agent::Request;
+    use guest_agent::Value;
+    use guest_agent::MAX_LINE_BYTES;
+    use rc_model::Event;
+    use rc_model::Sample;
+    use rc_model::SamplePoint;
+    use torture::CallError;
+    use torture::Machine;
+    use torture::Plan;
+    use torture::SpiState;
+    use vmm::ExitReason;
+    use vmm::Vm;
+    use vmm::VmEvent;
+    use vmm::VmSpec;
+
+    use super::*;
+    use crate::job::Task;
+
+    /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
+    /// proves nothing.
+    const CMDLINE: &str = "console=hvc0 earlycon loglevel=7 oops=panic panic=-1 pcie_aspm.policy=default";
+    /// Most model events kept between two looks of the engine.
+    const MAX_EVENTS: usize = 4096;
+    /// Trace records kept between two cycles.
+    const TRACE_ENTRIES: usize = 65_536;
+
+    pub fn execute(job: &Job, from: File, out: &mut Out) -> Result<()> {
+        let started = Instant::now();
+        let (tx, rx) = channel();
+        let vm = Vm::start(spec(job), tx).map_err(anyhow::Error::new)?;
+        let mut link = Link::new(vm, rx, out, started, job.trace);
+        match &job.task {
+            Task::Torture(plan) => link.torture(plan),
+            Task::Show(plan) => link.show(plan),
+            Task::Shell => link.shell(from),
+        }
+    }
+
+    fn spec(job: &Job) -> VmSpec {
+        let shell = if job.task == Task::Shell { " rcvm.shell" } else { "" };
+        VmSpec {
+            kernel: job.kernel.clone(),
+            initramfs: job.initramfs.clone(),
+            cmdline: format!("{CMDLINE}{shell} {}", job.append),
+            vcpus: job.vcpus,
+            mem_bytes: job.memory_mib << 20,
+            trace_entries: if job.trace { TRACE_ENTRIES } else { 0 },
+            rc: rc_model::Config::sm8250(Some(Box::new(endpoints::endpoint_test::EndpointTest::default()))),
+        }
+    }
+
+    /// A running guest, as the engine sees it.
+    struct Link<'a> {
+        vm: Vm,
+        rx: Receiver<VmEvent>,
+        out: &'a mut Out,
+        started: Instant,
+        next_id: u64,
+        line: Vec<u8>,
+        replies: VecDeque<String>,
+        events: VecDeque<Event>,
+        ended: Option<String>,
+        trace: bool,
+        /// The stream to the front-end broke: nobody listens, stop.
+        deaf: bool,
+    }
+
+    impl<'a> Link<'a> {
+        fn new(vm: Vm, rx: Receiver<VmEvent>, out: &'a mut Out, started: Instant, trace: bool) -> Link<'a> {
+            Link {
+                vm,
+                rx,
+                out,
+                started,
+                next_id: 1,
+                line: Vec::new(),
+                replies: VecDeque::new(),
+                events: VecDeque::new(),
+                ended: None,
+                trace,
+                deaf: false,
+            }
+        }
+
+        fn torture(mut self, plan: &Plan) -> Result<()> {
+            match self.hello(plan) {
+                Ok(hello) => {
+                    let boot_ms = self.now_ms();
+                    self.measured("vmm_rss_beyond_guest_ram_bytes", rss_beyond_guest_ram());
+                    // The engine's observer cannot borrow the machine, so events are queued in between.
+                    let mut events = EventPipe(self.out.0.try_clone().context("clone the stream")?);
+                    torture::engine::run(&mut self, plan, hello, boot_ms, &mut |e| events.send(e));
+                    self.measured("vmm_rss_beyond_guest_ram_bytes", rss_beyond_guest_ram());
+                    self.measured("mmio_exits", self.vm.stats().mmio_exits);
+                    self.power_off();
+                    Ok(())
+                }
+                Err(e) => self.never_reported(plan, &e),
+            }
+        }
+
+        fn show(mut self, plan: &Plan) -> Result<()> {
+            let hello = match self.hello(plan) {
+                Ok(h) => h,
+                Err(e) => return self.never_reported(plan, &e),
+            };
+            self.say(format!(
+                "agent ready after {} ms: Linux {} ({})",
+                self.now_ms(),
+                hello.release,
+                hello.version
+            ));
+            let timeout = Duration::from_millis(plan.op_timeout_ms);
+            for module in ["pci_endpoint_test", "pcie-qcom"] {
+                self.call(Op::Insmod { module: module.into(), params: String::new() }, timeout)?;
+                self.say(format!("insmod {module}"));
+            }
+            let wait = Op::WaitEndpoint {
+                vendor: 0x104c,
+                device: 0xb500,
+                driver: "pci-endpoint-test".into(),
+                timeout_ms: plan.enumerate_timeout_ms,
+            };
+            if let Value::Endpoint(ep) = self.call(wait, timeout)? {
+                for (address, id, driver) in ep.devices {
+                    self.say(format!(
+                        "{address} [{id}] {}",
+                        if driver.is_empty() { "no driver" } else { &driver }
+                    ));
+                }
+            }
+            if let Value::Irqs(s) = self.call(Op::SnapshotIrqs { details: true }, timeout)? {
+                for (virq, d) in &s.irqs {
+                    let hwirq = d.hwirq.map_or(String::new(), |h| format!("{h:#x}"));
+                    self.say(format!(
+                        "virq {virq:4} hwirq {hwirq:>10} {:10} {:24} {} {}",
+                        d.chip, d.domain, d.owner, d.actions
+                    ));
+                }
+            }
+            self.power_off();
+            Ok(())
+        }
+
+        fn shell(mut self, mut from: File) -> Result<()> {
+            let (tx, input) = channel();
+            std::thread::spawn(move || {
+                while let Ok(Some((stream::Kind::Input, bytes))) = stream::read_frame(&mut from) {
+                    if tx.send(bytes).is_err() {
+                        return;
+                    }
+                }
+            });
+            while self.ended.is_none() && !self.deaf {
+                for bytes in input.try_iter() {
+                    self.vm.console_write(&bytes);
+                }
+                self.pump(Instant::now() + Duration::from_millis(20));
+            }
+            Ok(())
+        }
+
+        fn hello(&mut self, plan: &Plan) -> Result<Hello, CallError> {
+            let wait = Duration::from_millis(plan.boot_timeout_ms);
+            match self.reply(0, wait)? {
+                Value::Hello(h) => Ok(h),
+                v => Err(CallError::Protocol { why: format!("first message is {v:?}") }),
+            }
+        }
+
+        fn never_reported(self, plan: &Plan, e: &CallError) -> Result<()> {
+            let what = match e {
+                CallError::Hang { .. } => format!(
+                    "the guest booted no agent within {} s: see console.log; wrong initramfs, or raise --boot-timeout",
+                    plan.boot_timeout_ms / 1000
+                ),
+                e => format!("the guest did not get as far as its agent: {e}: see console.log"),
+            };
+            self.vm.stop();
+            anyhow::bail!(what)
+        }
+
+        fn power_off(mut self) {
+            if self.ended.is_none() {
+                let id = self.send(Op::PowerOff);
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while self.ended.is_none() && Instant::now() < deadline && !self.deaf {
+                    self.pump(deadline);
+                }
+                let _ = id;
+            }
+            self.vm.stop();
+        }
+
+        fn say(&mut self, text: String) {
+            self.deaf |= self.out.message(&Message::Say(text)).is_err();
+        }
+
+        fn measured(&mut self, name: &str, value: u64) {
+            self.deaf |= self.out.message(&Message::Measured { name: name.into(), value }).is_err();
+        }
+
+        fn send(&mut self, op: Op) -> u64 {
+            let id = self.next_id;
+            self.next_id += 1;
+            let mut line = serde_json::to_vec(&Request { id, op }).unwrap_or_default();
+            line.push(b'\n');
+            self.vm.channel_write(&line);
+            id
+        }
+
+        fn reply(&mut self, id: u64, timeout: Duration) -> Result<Value, CallError> {
+            let deadline = Instant::now() + timeout;
+            loop {
+                while let Some(line) = self.replies.pop_front() {
+                    let reply: Reply = serde_json::from_str(&line)
+                        .map_err(|e| CallError::Protocol { why: e.to_string() })?;
+                    if reply.id == id {
+                        return reply.result.map_err(CallError::Failed);
+                    }
+                }
+                if let Some(reason) = &self.ended {
+                    return Err(CallError::Ended { reason: reason.clone() });
+                }
+                if Instant::now() >= deadline {
+                    return Err(CallError::Hang { waited_ms: timeout.as_millis() as u64 });
+                }
+                if self.deaf {
+                    return Err(CallError::Ended { reason: "the front-end is gone".into() });
+                }
+                self.pump(deadline);
+            }
+        }
+
+        /// Take in events until `deadline` or until one has come.
+        fn pump(&mut self, deadline: Instant) {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            match self.rx.recv_timeout(wait) {
+                Ok(e) => self.event(e),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.ended = Some("the VMM stopped".into()),
+            }
+            while let Ok(e) = self.rx.try_recv() {
+                self.event(e);
+            }
+        }
+
+        fn event(&mut self, e: VmEvent) {
+            match e {
+                VmEvent::Console(bytes) => {
+                    self.deaf |= self.out.frame(stream::Kind::Console, &bytes).is_err()
+                }
+                VmEvent::Channel(bytes) => self.channel(&bytes),
+                VmEvent::ChannelOpen(_) => {}
+                VmEvent::Model(e, _) => {
+                    if self.events.len() == MAX_EVENTS {
+                        self.events.pop_front();
+                    }
+                    self.events.push_back(e);
+                }
+                VmEvent::Exited(reason) => self.ended = Some(exit_text(&reason)),
+            }
+        }
+
+        fn channel(&mut self, bytes: &[u8]) {
+            for &b in bytes {
+                if b == b'\n' {
+                    let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
+                    self.replies.push_back(line);
+                } else if self.line.len() < MAX_LINE_BYTES {
+                    self.line.push(b);
+                }
+            }
+        }
+    }
+
+    fn exit_text(reason: &ExitReason) -> String {
+        match reason {
+            ExitReason::PowerOff => "it powered itself off".into(),
+            ExitReason::Reset => "it reset itself (a panic resets: see console.log)".into(),
+            ExitReason::Stopped => "it was stopped".into(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    impl Machine for Link<'_> {
+        fn call(&mut self, op: Op, timeout: Duration) -> Result<Value, CallError> {
+            let id = self.send(op);
+            self.reply(id, timeout)
+        }
+
+        fn sample(&mut self, point: SamplePoint) -> Sample {
+            self.vm.sample(point)
+        }
+
+        fn spi_state(&mut self) -> Vec<SpiState> {
+            let convert = |s: vmm::SpiState| SpiState {
+                name: s.name,
+                spi: s.spi,
+                enabled: s.enabled,
+                pending: s.pending,
+                active: s.active,
+                level: s.level,
+            };
+            self.vm.spi_state().into_iter().map(convert).collect()
+        }
+
+        fn take_events(&mut self) -> Vec<Event> {
+            // What the vCPUs have sent by now belongs to the operation that just ended.
+            while let Ok(e) = self.rx.try_recv() {
+                self.event(e);
+            }
+            self.events.drain(..).collect()
+        }
+
+        fn now_ms(&mut self) -> u64 {
+            self.started.elapsed().as_millis() as u64
+        }
+
+        fn end_cycle(&mut self) {
+            if !self.trace {
+                return;
+            }
+            let bytes = vmm::trace::encode(&self.vm.take_trace());
+            self.deaf |= self.out.frame(stream::Kind::Trace, &bytes).is_err();
+        }
+    }
+
+    /// The engine's events, on their way to the front-end. A broken stream shows at the next frame of the link.
+    struct EventPipe(File);
+
+    impl EventPipe {
+        fn send(&mut self, e: torture::Event) {
+            if let Ok(json) = serde_json::to_vec(&Message::Engine(e)) {
+                let _ = stream::write_frame(&mut self.0, stream::Kind::Message, &json);
+            }
+        }
+    }
+
+    /// Anonymous and file-backed resident memory of this process; guest RAM is a memfd, which counts as shmem.
+    fn rss_beyond_guest_ram() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let kib = |name: &str| -> u64 {
+            let line = status.lines().find(|l| l.starts_with(name));
+            line.and_then(|l| l.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+        };
+        (kib("RssAnon:") + kib("RssFile:")) * 1024
+    }
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * rcvm: teardown of pcie-qcom, inserted into pcie-qcom.c by the recipe "pcie-qcom-modular".
+ *
+ * The driver upstream cannot be removed. This is the removal that a removable driver would need on Linux 6.12;
+ * upstream has none of the steps marked [+]. The order is the point:
+ *
+ *   1. silence what could run on a half-dismantled controller (global interrupt, debugfs)        [+]
+ *   2. stop and remove the bus under the rescan lock: endpoint drivers free their vectors        [+ the lock]
+ *   3. stop the link and the endpoint, then disarm iMSI-RX, iATU and root port - with clocks on  [+]
+ *   4. remove chained handlers and MSI domains (dw_pcie_host_deinit)
+ *   5. power off PHY, assert the core reset, stop clocks and supplies                            [+ the reset]
+ *   6. give back what nobody else gives back: INTx and msiN mappings, PHY init, votes, runtime PM [+]
+ */
+
+/* dw_pcie_disable_atu() is not exported; unrolled or through the viewport, CTRL2 = 0 is all it does. */
+static void qcom_pcie_disable_atu(struct dw_pcie *pci, u32 dir, u32 index)
+{
+	void __iomem *base = pci->atu_base;
+
+	if (dw_pcie_cap_is(pci, IATU_UNROLL))
+		base += PCIE_ATU_UNROLL_BASE(dir, index);
+	else
+		dw_pcie_writel_dbi(pci, PCIE_ATU_VIEWPORT, dir | index);
+	writel(0, base + PCIE_ATU_REGION_CTRL2);
+}
+
+/*
+ * dw_pcie_host_deinit() calls this between the removal of the root bus and the removal of the MSI domains: the last
+ * moment at which the bus is gone, but clocks run and the chained handlers are still there to take what is on its way.
+ */
+static void qcom_pcie_stop_link(struct dw_pcie *pci)
+{
+	struct qcom_pcie *pcie = to_qcom_pcie(pci);
+	struct dw_pcie_rp *pp = &pci->pp;
+	u32 ctrl, i, val;
+
+	/* No new training. Only the PARF based generations have the bit here. */
+	if (pcie->cfg->ops->ltssm_enable == qcom_pcie_2_3_2_ltssm_enable) {
+		val = readl(pcie->parf + PARF_LTSSM);
+		val &= ~LTSSM_EN;
+		writel(val, pcie->parf + PARF_LTSSM);
+	}
+
+	/* Stop DMA and MSIs at their source before their target is dismantled. */
+	qcom_ep_reset_assert(pcie);
+
+	/*
+	 * Set-up never clears STATUS: what stays latched here would fire at the first unmask of the next life. MASK before
+	 * ENABLE, so that nothing slips through in between.
+	 */
+	if (pp->has_msi_ctrl) {
+		for (ctrl = 0; ctrl < MAX_MSI_CTRLS; ctrl++) {
+			u32 off = ctrl * MSI_REG_CTRL_BLOCK_SIZE;
+
+			dw_pcie_writel_dbi(pci, PCIE_MSI_INTR0_MASK + off, ~0);
+			dw_pcie_writel_dbi(pci, PCIE_MSI_INTR0_ENABLE + off, 0);
+			dw_pcie_writel_dbi(pci, PCIE_MSI_INTR0_STATUS + off, ~0);
+		}
+		dw_pcie_writel_dbi(pci, PCIE_MSI_ADDR_LO, 0);
+		dw_pcie_writel_dbi(pci, PCIE_MSI_ADDR_HI, 0);
+	}
+
+	for (i = 0; i < pci->num_ob_windows; i++)
+		qcom_pcie_disable_atu(pci, PCIE_ATU_REGION_DIR_OB, i);
+	for (i = 0; i < pci->num_ib_windows; i++)
+		qcom_pcie_disable_atu(pci, PCIE_ATU_REGION_DIR_IB, i);
+
+	/* The core clears MASTER at most; IO, MEM and SERR were set by dw_pcie_setup_rc(). */
+	dw_pcie_writew_dbi(pci, PCI_COMMAND, 0);
+}
+
+/*
+ * INTx mappings: made by the PCI core for the children (of_irq_parse_and_map_pci), in the domain of the GIC, and
+ * disposed of by nobody. Only the host bridge can tell when their users are gone: now. irq_create_of_mapping() returns the
+ * existing mapping; for a pin that was never used it makes one, which goes at once.
+ */
+static void qcom_pcie_dispose_intx(struct device_node *np)
+{
+	__be32 laddr[3] = { 0, 0, 0 };
+	struct of_phandle_args oirq;
+	unsigned int virq;
+	u32 pin;
+
+	for (pin = 1; pin <= PCI_NUM_INTX; pin++) {
+		oirq.np = np;
+		oirq.args_count = 1;
+		oirq.args[0] = pin;
+		if (of_irq_parse_raw(laddr, &oirq))
+			continue;
+		virq = irq_create_of_mapping(&oirq);
+		of_node_put(oirq.np);
+		if (virq)
+			irq_dispose_mapping(virq);
+	}
+}
+
+static void qcom_pcie_remove(struct platform_device *pdev)
+{
+	struct qcom_pcie *pcie = platform_get_drvdata(pdev);
+	struct dw_pcie_rp *pp = &pcie->pci->pp;
+	struct device *dev = &pdev->dev;
+	int irq, i;
+
+	/*
+	 * The global interrupt is devm: it would be freed only after this function, when its thread walks a bus that is gone and
+	 * reads registers without a clock. Its handler takes the rescan lock, so it must be freed outside of it.
+	 * PARF_INT_ALL_MASK goes back to its reset value: bits 30:23 let the endpoint drivers' MSIs through while they are removed.
+	 */
+	irq = platform_get_irq_byname_optional(pdev, "global");
+	if (irq > 0) {
+		writel_relaxed(GENMASK(30, 23), pcie->parf + PARF_INT_ALL_MASK);
+		devm_free_irq(dev, irq, pcie);
+	}
+
+	/* Reads of link_transition_count would touch an unmapped window; a rebind would find the directory. */
+	debugfs_remove_recursive(pcie->debugfs);
+
+	/* 6.12 leaves the lock to the caller of dw_pcie_host_deinit(): a rescan through sysfs must not see half a bus. */
+	pci_lock_rescan_remove();
+	dw_pcie_host_deinit(pp);
+	pci_unlock_rescan_remove();
+
+	qcom_pcie_dispose_intx(dev->of_node);
+	for (i = 0; i < MAX_MSI_CTRLS; i++)
+		if (pp->msi_irq[i] > 0)
+			irq_dispose_mapping(pp->msi_irq[i]);
+
+	phy_exit(pcie->phy);
+	if (pcie->use_pm_opp)
+		dev_pm_opp_set_opp(dev, NULL);
+	pm_runtime_put_sync(dev);
+	pm_runtime_disable(dev);
+}
+
