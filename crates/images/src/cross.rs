@@ -96,35 +96,26 @@ fn rustc(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Option<Pa
         return Ok(None);
     }
     let _lock = cache.lock("rust")?;
-    let out = script(
-        tree,
-        "cross-rust",
-        cache,
-        progress,
-        "fetching a Rust compiler with an arm64 standard library",
-    )?;
+    if !cache.dir().join("rust").exists() {
+        progress("fetching a Rust compiler with an arm64 standard library");
+    }
+    let out = script(tree, "cross-rust", cache)?;
     Ok(Some(out))
 }
 
 /// Debian's static busybox for arm64.
 pub fn busybox(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<PathBuf, Error> {
-    script(tree, "arm64-busybox", cache, progress, "fetching busybox for arm64")
+    if !cache.dir().join("busybox-arm64").exists() {
+        progress("fetching busybox for arm64");
+    }
+    script(tree, "arm64-busybox", cache)
 }
 
 /// Run a script that puts something into the cache and prints its path.
-fn script(
-    tree: &Path,
-    name: &str,
-    cache: &Cache,
-    progress: Progress<'_>,
-    what: &str,
-) -> Result<PathBuf, Error> {
+fn script(tree: &Path, name: &str, cache: &Cache) -> Result<PathBuf, Error> {
     let script = tree.join("scripts").join(name);
     let mut cmd = Command::new(&script);
     cmd.arg(cache.dir()).stdin(Stdio::null());
-    if !cache.dir().join(format!(".have-{name}")).exists() {
-        progress(what);
-    }
     let out = cmd.output().map_err(|e| Error::io(format!("run {}", script.display()), e))?;
     if out.status.success() {
         return Ok(PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()));

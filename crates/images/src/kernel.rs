@@ -23,9 +23,9 @@ use crate::Progress;
 /// Space that unpacking and building take, MiB (measured: 2.5 GiB, and the source is packed beside it).
 const NEED_MIB: u64 = 3500;
 /// Lines of make's output of a whole build; for the percentage only (measured: 6.12.117).
-const MAKE_LINES: u64 = 2700;
+const MAKE_LINES: u64 = 1500;
 /// Lines between two progress messages.
-const LINES_PER_MESSAGE: u64 = 540;
+const LINES_PER_MESSAGE: u64 = 300;
 
 /// A built kernel.
 #[derive(Clone, Debug)]
@@ -193,7 +193,7 @@ impl Job<'_> {
             let module = recipe::read(self.tree, driver)?.module;
             if i == 0 {
                 self.configure()?;
-                progress("building the kernel: some 10 minutes on 2 cores, once");
+                progress("building the kernel: 5 to 10 minutes on 2 cores, once");
                 self.make_all(progress)?;
             } else {
                 self.make(&[&module], &mut |_| {})?;

@@ -81,7 +81,7 @@ mod guest {
 
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
     /// proves nothing.
-    const CMDLINE: &str = "console=hvc0 earlycon loglevel=7 oops=panic panic=-1 pcie_aspm.policy=default";
+    const CMDLINE: &str = "console=hvc0 loglevel=7 oops=panic panic=-1";
     /// Most model events kept between two looks of the engine.
     const MAX_EVENTS: usize = 4096;
     /// Trace records kept between two cycles.
@@ -91,7 +91,7 @@ mod guest {
         let started = Instant::now();
         let (tx, rx) = channel();
         let vm = Vm::start(spec(job), tx).map_err(anyhow::Error::new)?;
-        let mut link = Link::new(vm, rx, out, started, job.trace);
+        let link = Link::new(vm, rx, out, started, job.trace);
         match &job.task {
             Task::Torture(plan) => link.torture(plan),
             Task::Show(plan) => link.show(plan),
@@ -167,12 +167,8 @@ mod guest {
                 Ok(h) => h,
                 Err(e) => return self.never_reported(plan, &e),
             };
-            self.say(format!(
-                "agent ready after {} ms: Linux {} ({})",
-                self.now_ms(),
-                hello.release,
-                hello.version
-            ));
+            let boot_ms = self.now_ms();
+            self.say(format!("agent ready after {boot_ms} ms: Linux {} ({})", hello.release, hello.version));
             let timeout = Duration::from_millis(plan.op_timeout_ms);
             for module in ["pci_endpoint_test", "pcie-qcom"] {
                 self.call(Op::Insmod { module: module.into(), params: String::new() }, timeout)?;
@@ -245,12 +241,11 @@ mod guest {
 
         fn power_off(mut self) {
             if self.ended.is_none() {
-                let id = self.send(Op::PowerOff);
+                self.send(Op::PowerOff);
                 let deadline = Instant::now() + Duration::from_secs(5);
                 while self.ended.is_none() && Instant::now() < deadline && !self.deaf {
                     self.pump(deadline);
                 }
-                let _ = id;
             }
             self.vm.stop();
         }

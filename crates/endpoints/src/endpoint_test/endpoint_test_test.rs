@@ -257,7 +257,7 @@ proptest! {
                 // Anything but COMMAND, which would set BME.
                 if at * 4 != 4 { b.cfg_write((at * 4) as u16, Width::B4, v.into()); }
             } else {
-                b.writel(at * 4 & 0xffc, v & 0xffff);
+                b.writel((at * 4) & 0xffc, v & 0xffff);
             }
         }
         prop_assert!(b.port.writes.iter().all(|w| !w.1));

@@ -1,0 +1,317 @@
+//! Whole-system tests: the program as a user runs it, booting real guests.
+//!
+//! On a machine without an arm64 KVM each test that boots a guest starts an emulated outer machine. Nothing here is
+//! skipped: where a guest cannot run, `rcvm` says what is missing and the test fails with that line.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::Child;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest that one run of these tests may take before the test fails; a guest's own timeouts are far shorter.
+const RUN_LIMIT: Duration = Duration::from_secs(400);
+
+/// One run of `rcvm` with an output directory of its own.
+struct Run {
+    out: TempDir,
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn rcvm(args: &[&str]) -> Command {
+    let mut c = Command::new(env!("CARGO_BIN_EXE_rcvm"));
+    c.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    c
+}
+
+fn plain(args: &[&str]) -> Output {
+    rcvm(args).output().expect("start rcvm")
+}
+
+fn torture(args: &[&str]) -> Run {
+    torture_in(tempfile::tempdir().unwrap(), args)
+}
+
+fn torture_in(out: TempDir, args: &[&str]) -> Run {
+    let mut cmd = rcvm(&["torture"]);
+    cmd.args(args).arg("--out").arg(out.path());
+    finish(cmd.spawn().expect("start rcvm"), out)
+}
+
+/// Wait for the end of a run, within bounds.
+fn finish(mut child: Child, out: TempDir) -> Run {
+    let begun = Instant::now();
+    let (mut so, mut se) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let stderr = std::thread::spawn(move || {
+        let mut s = String::new();
+        se.read_to_string(&mut s).map(|_| s)
+    });
+    let stdout = std::thread::spawn(move || {
+        let mut s = String::new();
+        so.read_to_string(&mut s).map(|_| s)
+    });
+    let status = wait_until("the run ends", RUN_LIMIT, || child.try_wait().unwrap());
+    assert!(begun.elapsed() < RUN_LIMIT);
+    Run {
+        out,
+        code: status.code().unwrap_or(-1),
+        stdout: stdout.join().unwrap().unwrap(),
+        stderr: stderr.join().unwrap().unwrap(),
+    }
+}
+
+/// Poll `seen` until it has something.
+fn wait_until<T>(what: &str, limit: Duration, mut seen: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(t) = seen() {
+            return t;
+        }
+        assert!(begun.elapsed() < limit, "not within {} s: {what}", limit.as_secs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn report_in(dir: &Path) -> Option<Value> {
+    serde_json::from_str(&std::fs::read_to_string(dir.join("report.json")).ok()?).ok()
+}
+
+impl Run {
+    fn report(&self) -> Value {
+        report_in(self.out.path()).unwrap_or_else(|| panic!("no readable report\n{}", self.stderr))
+    }
+
+    fn verdict_line(&self) -> &str {
+        self.stdout.lines().last().unwrap_or("")
+    }
+
+    /// Everything that was said, for a failed assertion.
+    fn all(&self) -> String {
+        let console = std::fs::read(self.out.path().join("console.log")).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console).into_owned();
+        format!(
+            "exit {}\n--- stdout\n{}\n--- stderr\n{}\n--- console\n{console}",
+            self.code, self.stdout, self.stderr
+        )
+    }
+
+    fn classes(&self) -> Vec<String> {
+        let r = self.report();
+        let all = r["findings"].as_array().cloned().unwrap_or_default();
+        all.iter().filter_map(|f| f["class"].as_str().map(str::to_owned)).collect()
+    }
+}
+
+/// A mistake of the user: exit 2, and one line on standard error that has `words` in it.
+fn assert_refused(code: Option<i32>, stderr: &str, words: &[&str]) {
+    assert_eq!(code, Some(2), "{stderr}");
+    let line =
+        stderr.lines().find(|l| l.contains("error")).unwrap_or_else(|| panic!("no error line: {stderr}"));
+    for w in words {
+        assert!(stderr.contains(w), "{w:?} is not said: {line}");
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn the_modular_driver_releases_every_mapping_in_all_four_kinds_of_cycle() {
+    let run = torture(&["--cycles", "4"]);
+    assert_eq!(run.code, 0, "{}", run.all());
+    let line = run.verdict_line();
+    assert!(line.starts_with("verdict: clean — 4/4 cycles, "), "{}", run.all());
+    let r = run.report();
+    assert_eq!((&r["schema"], &r["state"]), (&1.into(), &"complete".into()));
+    let (created, released) = (&r["irq_mappings"]["created"], &r["irq_mappings"]["released"]);
+    // Per cycle at least: 32 MSI, 32 MSI-X, INTx and the root port's service interrupts.
+    assert!(created.as_u64().unwrap() >= 4 * 66, "{created}");
+    assert_eq!(created, released);
+    assert_eq!(r["irq_mappings"]["leaked"], 0);
+    assert!(
+        line.contains(&format!("{created} IRQ mappings created, {released} released, 0 leaked")),
+        "{line}"
+    );
+    let kinds: Vec<(String, String)> = r["cycles"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (c["load"].as_str().unwrap().to_owned(), c["teardown"].as_str().unwrap().to_owned()))
+        .collect();
+    for load in ["insmod", "bind"] {
+        for teardown in ["rmmod", "unbind"] {
+            assert!(kinds.contains(&(load.into(), teardown.into())), "{kinds:?}");
+        }
+    }
+    assert!(r["kernel"]["release"].as_str().unwrap().starts_with("6.12"), "{}", r["kernel"]);
+    assert!(r["interrupts_raised"].as_u64().unwrap() >= 4 * 65, "{}", r["interrupts_raised"]);
+    let trace = plain(&["trace", run.out.path().join("trace.bin").to_str().unwrap()]);
+    let text = String::from_utf8(trace.stdout).unwrap();
+    for register in ["PARF_LTSSM", "PCIE_MSI_ADDR_LO"] {
+        assert!(text.contains(register), "the trace names no {register}");
+    }
+}
+
+#[test]
+fn the_naive_driver_is_never_clean() {
+    let run = torture(&["--profile", "naive", "--cycles", "4"]);
+    assert!([1, 3].contains(&run.code), "{}", run.all());
+    let line = run.verdict_line();
+    assert!(line.starts_with("verdict: leak") || line.starts_with("verdict: crash"), "{}", run.all());
+    let wanted = ["irq-leak", "crash", "kernel-splat", "hang"];
+    assert!(run.classes().iter().any(|c| wanted.contains(&c.as_str())), "{}", run.all());
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_a_readable_report_and_no_machine() {
+    let out = tempfile::tempdir().unwrap();
+    let mut child = rcvm(&["torture", "--cycles", "1000"]).arg("--out").arg(out.path()).spawn().unwrap();
+    let done = |dir: &Path| report_in(dir)?["cycles_completed"].as_u64().filter(|&n| n >= 1);
+    wait_until("a cycle is done", RUN_LIMIT, || done(out.path()));
+    let machines = children_of(child.id());
+    assert!(!machines.is_empty(), "the worker is a child of rcvm");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let r = report_in(out.path()).expect("readable report");
+    assert!(r["cycles_completed"].as_u64().unwrap() >= 1);
+    assert_eq!((&r["state"], &r["verdict"]), (&"running".into(), &"inconclusive".into()));
+    wait_until("the machine is gone", Duration::from_secs(20), || {
+        machines.iter().all(|pid| !runs(*pid)).then_some(())
+    });
+}
+
+#[test]
+fn an_interrupted_run_says_so_and_keeps_its_report() {
+    let out = tempfile::tempdir().unwrap();
+    let child = rcvm(&["torture", "--cycles", "1000"]).arg("--out").arg(out.path()).spawn().unwrap();
+    let done = |dir: &Path| report_in(dir)?["cycles_completed"].as_u64().filter(|&n| n >= 1);
+    wait_until("a cycle is done", RUN_LIMIT, || done(out.path()));
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let run = finish(child, out);
+    assert_eq!(run.code, 4, "{}", run.all());
+    assert!(run.verdict_line().starts_with("verdict: inconclusive"), "{}", run.all());
+    assert_eq!(run.report()["state"], "interrupted");
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let lists = tasks.flatten().filter_map(|t| std::fs::read_to_string(t.path().join("children")).ok());
+    lists.flat_map(|l| l.split_whitespace().filter_map(|w| w.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+/// Whether the process exists and is no zombie.
+fn runs(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|s| !s.rsplit(") ").next().unwrap_or("Z").starts_with('Z'))
+}
+
+#[test]
+fn a_kernel_of_another_architecture_or_cut_short_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let bzimage = path("bzImage");
+    let mut bytes = vec![0u8; 8192];
+    bytes[0x202..0x206].copy_from_slice(b"HdrS");
+    std::fs::write(&bzimage, &bytes).unwrap();
+    let run = plain(&["torture", "--kernel", &bzimage, "--out", &path("out")]);
+    assert_refused(run.status.code(), &String::from_utf8_lossy(&run.stderr), &[&bzimage, "arm64"]);
+
+    let list = String::from_utf8(plain(&["image", "build"]).stdout).unwrap();
+    let image = list.lines().find_map(|l| l.strip_prefix("kernel ")).expect("a kernel").trim();
+    let cut = path("cut");
+    let whole = std::fs::read(image).unwrap();
+    std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    let run = plain(&["torture", "--kernel", &cut, "--out", &path("out")]);
+    assert_refused(run.status.code(), &String::from_utf8_lossy(&run.stderr), &[&cut, "truncated"]);
+
+    let empty = path("modules");
+    std::fs::create_dir(&empty).unwrap();
+    let run = plain(&["torture", "--kernel", image, "--modules", &empty, "--out", &path("out")]);
+    assert_refused(run.status.code(), &String::from_utf8_lossy(&run.stderr), &[&empty, "pcie-qcom.ko"]);
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    for (args, words) in [
+        (vec!["torture", "--cycles", "0"], ["--cycles", "0"]),
+        (vec!["torture", "--profile", "nosuch"], ["nosuch", "modular"]),
+        (vec!["torture", "--cycles", "1", "--out", "/proc/rcvm/out"], ["/proc/rcvm/out", "--out"]),
+        (vec!["torture", "--initramfs", "/nosuch.cpio"], ["/nosuch.cpio", "--initramfs"]),
+        (vec!["trace", "/nosuch.bin"], ["/nosuch.bin", "read"]),
+        (vec!["run", "--vcpus", "9"], ["--vcpus", "9"]),
+    ] {
+        let run = plain(&args);
+        assert_refused(run.status.code(), &String::from_utf8_lossy(&run.stderr), &words);
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_run_with_one_line_and_keeps_the_report() {
+    let out = tempfile::tempdir().unwrap();
+    // What is written to /dev/full meets a full disk.
+    std::os::unix::fs::symlink("/dev/full", out.path().join("trace.bin")).unwrap();
+    let run = torture_in(out, &["--cycles", "4"]);
+    assert_refused(Some(run.code), &run.stderr, &["trace.bin", "free some space"]);
+    let r = run.report();
+    assert_eq!(r["verdict"], "inconclusive", "{}", run.all());
+}
+
+#[test]
+fn an_initramfs_that_does_not_boot_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("broken.cpio");
+    std::fs::write(&file, [0x5a; 4096]).unwrap();
+    let run = torture(&["--cycles", "1", "--initramfs", file.to_str().unwrap()]);
+    assert_refused(Some(run.code), &run.stderr, &["initramfs", "console.log"]);
+    let console = std::fs::read_to_string(run.out.path().join("console.log")).unwrap();
+    assert!(console.contains("Kernel panic"), "the console says why: {console}");
+    assert_eq!(run.report()["verdict"], "inconclusive");
+}
+
+#[test]
+fn a_guest_that_never_reports_ends_within_the_boot_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mute.cpio");
+    let mut a = images::cpio::Archive::new();
+    a.dir("dev");
+    a.file("init", 0o755, &endless_program());
+    std::fs::write(&file, a.finish()).unwrap();
+    let begun = Instant::now();
+    let run = torture(&["--cycles", "1", "--boot-timeout", "15", "--initramfs", file.to_str().unwrap()]);
+    assert_refused(Some(run.code), &run.stderr, &["agent", "15 s", "--boot-timeout"]);
+    assert!(begun.elapsed() < Duration::from_secs(120));
+    assert_eq!(run.report()["verdict"], "inconclusive");
+}
+
+/// The smallest static arm64 program that neither ends nor says anything: `b .`
+fn endless_program() -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    let mut elf = Vec::new();
+    elf.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    for half in [2u16, 183] {
+        elf.extend_from_slice(&half.to_le_bytes());
+    }
+    elf.extend_from_slice(&1u32.to_le_bytes());
+    for double in [BASE + 120, 64, 0] {
+        elf.extend_from_slice(&u64::to_le_bytes(double));
+    }
+    elf.extend_from_slice(&0u32.to_le_bytes());
+    for half in [64u16, 56, 1, 0, 0, 0] {
+        elf.extend_from_slice(&half.to_le_bytes());
+    }
+    for word in [1u32, 5] {
+        elf.extend_from_slice(&word.to_le_bytes());
+    }
+    for double in [0, BASE, BASE, 124, 124, 0x1_0000] {
+        elf.extend_from_slice(&u64::to_le_bytes(double));
+    }
+    elf.extend_from_slice(&0x1400_0000u32.to_le_bytes());
+    elf
+}
