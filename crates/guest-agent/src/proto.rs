@@ -119,8 +119,9 @@ pub enum Op {
 }
 
 /// The value of a successful operation.
+// Not internally tagged: serde buffers such a value, and a buffered map has no integer keys any more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "is")]
+#[serde(rename_all = "kebab-case")]
 pub enum Value {
     /// First message of the agent.
     Hello(Hello),
@@ -236,4 +237,22 @@ pub struct SystemState {
     pub taint: u64,
     /// Devices bound to the platform driver `qcom-pcie`.
     pub bound: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_keeps_its_virqs_over_the_channel() {
+        let irqs =
+            BTreeMap::from([(24, IrqDesc { chip: "GICv3".into(), hwirq: Some(141), ..IrqDesc::default() })]);
+        let snapshot = IrqSnapshot { irqs, domains: BTreeMap::from([("d".into(), IrqDomain::default())]) };
+        let exercised = Exercised { kind: IrqKind::Msi, snapshot: snapshot.clone(), vectors: vec![] };
+        for value in [Value::Irqs(snapshot), Value::Exercised(exercised)] {
+            let sent = Reply { id: 1, result: Ok(value) };
+            let line = serde_json::to_string(&sent).unwrap();
+            assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), sent);
+        }
+    }
 }

@@ -101,13 +101,14 @@ struct Virtio {
 }
 
 struct Vcpu {
-    thread: Option<JoinHandle<()>>,
-    /// `immediate_exit` of this vCPU's `kvm_run`.
+    /// Hands back the vCPU at its end, so that `immediate_exit` stays mapped until it is joined.
+    thread: Option<JoinHandle<VcpuFd>>,
+    /// `immediate_exit` of this vCPU's `kvm_run`; not to be touched when `thread` is `None`.
     immediate_exit: *const AtomicU8,
 }
 
-// SAFETY: the pointer is to a `kvm_run` mapping that lives until the vCPU thread has been joined, which `Vm::stop`
-// does before it drops the `Vcpu`; it is only ever accessed atomically.
+// SAFETY: the pointer is to a `kvm_run` mapping that belongs to the `VcpuFd` which the thread owns and returns: it lives
+// as long as `thread` is `Some`, and `set_immediate_exit` looks. It is only ever accessed atomically.
 unsafe impl Send for Vcpu {}
 
 /// Lets the owner take all vCPUs out of KVM_RUN and hold them there.
@@ -169,20 +170,16 @@ impl Vm {
     fn run(shared: Arc<Shared>, fds: Vec<VcpuFd>, gic: DeviceFd) -> Result<Vm, Error> {
         register_signal_handler(SIGRTMIN(), on_kick)
             .map_err(|e| Error::Kvm { what: "handle a signal", why: e.to_string() })?;
-        let spawn = |name: String, f: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name)
-                .stack_size(STACK_BYTES)
-                .spawn(f)
-                .map_err(|e| Error::Kvm { what: "start a thread", why: e.to_string() })
-        };
         let mut vm = Vm { shared: Arc::clone(&shared), vcpus: Vec::new(), timer: None, gic };
         let s = Arc::clone(&shared);
-        vm.timer = Some(spawn("rc-timer".into(), Box::new(move || s.bus.run_timer()))?);
+        vm.timer = Some(spawn("rc-timer".into(), move || s.bus.run_timer())?);
         for (i, mut fd) in (0..).zip(fds) {
             let immediate_exit = std::ptr::from_mut(&mut fd.get_kvm_run().immediate_exit).cast::<AtomicU8>();
             let s = Arc::clone(&shared);
-            let thread = spawn(format!("vcpu{i}"), Box::new(move || s.run_vcpu(i, fd)))?;
+            let thread = spawn(format!("vcpu{i}"), move || {
+                s.run_vcpu(i, &mut fd);
+                fd
+            })?;
             vm.vcpus.push(Vcpu { thread: Some(thread), immediate_exit });
         }
         Ok(vm)
@@ -257,20 +254,17 @@ impl Vm {
         value
     }
 
-    fn kick(&self) {
-        for v in &self.vcpus {
-            // SAFETY: see `Vcpu`: the mapping is alive, the access is atomic.
-            unsafe { (*v.immediate_exit).store(1, Ordering::SeqCst) };
-            if let Some(t) = &v.thread {
-                let _ = t.kill(SIGRTMIN());
-            }
+    fn set_immediate_exit(&self, value: u8) {
+        for v in self.vcpus.iter().filter(|v| v.thread.is_some()) {
+            // SAFETY: see `Vcpu`: the mapping is alive while there is a thread to join, the access is atomic.
+            unsafe { (*v.immediate_exit).store(value, Ordering::SeqCst) };
         }
     }
 
-    fn unkick(&self) {
-        for v in &self.vcpus {
-            // SAFETY: see `Vcpu`.
-            unsafe { (*v.immediate_exit).store(0, Ordering::SeqCst) };
+    fn kick(&self) {
+        self.set_immediate_exit(1);
+        for t in self.vcpus.iter().filter_map(|v| v.thread.as_ref()) {
+            let _ = t.kill(SIGRTMIN());
         }
     }
 
@@ -284,7 +278,7 @@ impl Vm {
     }
 
     fn resume(&self) {
-        self.unkick();
+        self.set_immediate_exit(0);
         lock(&self.shared.gate.state).paused = false;
         self.shared.gate.changed.notify_all();
     }
@@ -392,7 +386,7 @@ impl Shared {
         }
     }
 
-    fn run_vcpu(&self, index: u8, mut fd: VcpuFd) {
+    fn run_vcpu(&self, index: u8, fd: &mut VcpuFd) {
         loop {
             if !self.pass_gate() {
                 return;
@@ -413,9 +407,9 @@ impl Shared {
                 Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => ExitReason::Crash,
                 Ok(other) => {
                     let what = format!("{other:?}");
-                    ExitReason::Internal(format!("vCPU {index}: {what} at PC {}", pc(&fd)))
+                    ExitReason::Internal(format!("vCPU {index}: {what} at PC {}", pc(fd)))
                 }
-                Err(e) => ExitReason::Internal(format!("vCPU {index}: KVM_RUN: {e} at PC {}", pc(&fd))),
+                Err(e) => ExitReason::Internal(format!("vCPU {index}: KVM_RUN: {e} at PC {}", pc(fd))),
             };
             self.exit(why);
             self.leave_for_good();
@@ -482,6 +476,14 @@ impl Shared {
         }
         w.ones()
     }
+}
+
+fn spawn<T: Send + 'static>(
+    name: String,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, Error> {
+    let builder = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
+    builder.spawn(f).map_err(|e| Error::Kvm { what: "start a thread", why: e.to_string() })
 }
 
 fn within(addr: u64, range: (u64, u64)) -> bool {
