@@ -153,7 +153,7 @@ fn the_modular_driver_releases_every_mapping_in_all_four_kinds_of_cycle() {
     assert!(r["interrupts_raised"].as_u64().unwrap() >= 4 * 65, "{}", r["interrupts_raised"]);
     let trace = plain(&["trace", run.out.path().join("trace.bin").to_str().unwrap()]);
     let text = String::from_utf8(trace.stdout).unwrap();
-    for register in ["PARF_LTSSM", "PCIE_MSI_ADDR_LO"] {
+    for register in ["PARF_LTSSM", "MSI_INTR0_ENABLE"] {
         assert!(text.contains(register), "the trace names no {register}");
     }
 }
@@ -269,7 +269,10 @@ fn an_initramfs_that_does_not_boot_is_named() {
     let file = dir.path().join("broken.cpio");
     std::fs::write(&file, [0x5a; 4096]).unwrap();
     let run = torture(&["--cycles", "1", "--initramfs", file.to_str().unwrap()]);
-    assert_refused(Some(run.code), &run.stderr, &["initramfs", "console.log"]);
+    assert_eq!(run.code, 4, "{}", run.all());
+    for words in ["boot-failed", file.to_str().unwrap(), "console.log", "Unable to mount root fs"] {
+        assert!(run.stderr.contains(words), "{words:?} is not said: {}", run.all());
+    }
     let console = std::fs::read_to_string(run.out.path().join("console.log")).unwrap();
     assert!(console.contains("Kernel panic"), "the console says why: {console}");
     assert_eq!(run.report()["verdict"], "inconclusive");
@@ -285,7 +288,10 @@ fn a_guest_that_never_reports_ends_within_the_boot_timeout() {
     std::fs::write(&file, a.finish()).unwrap();
     let begun = Instant::now();
     let run = torture(&["--cycles", "1", "--boot-timeout", "15", "--initramfs", file.to_str().unwrap()]);
-    assert_refused(Some(run.code), &run.stderr, &["agent", "15 s", "--boot-timeout"]);
+    assert_eq!(run.code, 4, "{}", run.all());
+    for words in ["boot-failed", file.to_str().unwrap(), "agent", "15 s", "--boot-timeout"] {
+        assert!(run.stderr.contains(words), "{words:?} is not said: {}", run.all());
+    }
     assert!(begun.elapsed() < Duration::from_secs(120));
     assert_eq!(run.report()["verdict"], "inconclusive");
 }

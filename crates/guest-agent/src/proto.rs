@@ -209,7 +209,7 @@ pub struct IrqDesc {
     pub hwirq: Option<u64>,
     /// `edge` or `level`.
     pub kind: String,
-    /// Names of the actions, comma-separated; empty if nobody requested it.
+    /// Names of the actions, comma-separated; `chained handler` for one; empty if nobody requested it.
     pub actions: String,
     /// Outermost domain's name, if details were read.
     pub domain: String,

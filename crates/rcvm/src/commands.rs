@@ -79,6 +79,16 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
     Ok(Guest { kernel, initramfs, outer_kernel: image.kernel, worker: image.worker, profile, _dir: dir })
 }
 
+/// What to say, and what to do, about a guest that did not get as far as its agent.
+fn no_agent(why: &str, files: &Guest) -> String {
+    format!(
+        "{why}; is {} an initramfs with the rcvm agent as /init, and {} a kernel with VIRTIO_MMIO and VIRTIO_CONSOLE? \
+         Its console says more",
+        files.initramfs.display(),
+        files.kernel.display()
+    )
+}
+
 fn check_readable(file: &Path, option: &str) -> Result<()> {
     let meta =
         std::fs::metadata(file).with_context(|| format!("{option} {}: cannot read it", file.display()))?;

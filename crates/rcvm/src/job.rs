@@ -54,6 +54,8 @@ pub enum Message {
     },
     /// A line for the user.
     Say(String),
+    /// The guest ended or kept silent before its agent reported: why.
+    NoAgent(String),
     /// The job could not be done; nothing follows.
     Failed(String),
     /// The guest ended or was stopped; nothing follows.

@@ -227,16 +227,16 @@ mod guest {
             }
         }
 
-        fn never_reported(self, plan: &Plan, e: &CallError) -> Result<()> {
-            let what = match e {
-                CallError::Hang { .. } => format!(
-                    "the guest booted no agent within {} s: see console.log; wrong initramfs, or raise --boot-timeout",
-                    plan.boot_timeout_ms / 1000
-                ),
-                e => format!("the guest did not get as far as its agent: {e}: see console.log"),
+        fn never_reported(mut self, plan: &Plan, e: &CallError) -> Result<()> {
+            let why = match e {
+                CallError::Hang { .. } => {
+                    format!("no agent reported within {} s (--boot-timeout)", plan.boot_timeout_ms / 1000)
+                }
+                e => e.to_string(),
             };
+            self.deaf |= self.out.message(&Message::NoAgent(why)).is_err();
             self.vm.stop();
-            anyhow::bail!(what)
+            Ok(())
         }
 
         fn power_off(mut self) {
@@ -335,7 +335,7 @@ mod guest {
     fn exit_text(reason: &ExitReason) -> String {
         match reason {
             ExitReason::PowerOff => "it powered itself off".into(),
-            ExitReason::Reset => "it reset itself (a panic resets: see console.log)".into(),
+            ExitReason::Reset => "it reset itself, as after a panic".into(),
             ExitReason::Stopped => "it was stopped".into(),
             other => format!("{other:?}"),
         }

@@ -19,6 +19,7 @@ use crate::check;
 use crate::check::allow::AllowList;
 use crate::check::allow::Allowed;
 use crate::check::irqs::Ledger;
+use crate::check::irqs::Lines;
 use crate::check::irqs::Mapping;
 use crate::finding::Class;
 use crate::finding::Finding;
@@ -101,7 +102,11 @@ pub struct CycleRecord {
 /// Runs `plan` on `machine`. `hello` is the agent's first message, `boot_ms` the time it took.
 pub fn run(machine: &mut dyn Machine, plan: &Plan, hello: Hello, boot_ms: u64, out: &mut dyn FnMut(Event)) {
     let mut engine = Engine {
-        intids: machine.spi_state().iter().map(|s| u64::from(s.spi) + 32).collect(),
+        lines: machine
+            .spi_state()
+            .iter()
+            .map(|s| (u64::from(s.spi) + 32, format!("{DEVICE} {}", s.name)))
+            .collect(),
         machine,
         plan,
         out,
@@ -117,7 +122,7 @@ struct Engine<'a> {
     machine: &'a mut dyn Machine,
     plan: &'a Plan,
     out: &'a mut dyn FnMut(Event),
-    intids: Vec<u64>,
+    lines: Lines,
     cycle: u32,
     phase: String,
     phases_ms: Vec<(String, u64)>,
@@ -133,7 +138,7 @@ struct Books {
 impl Engine<'_> {
     /// `None`: stopped early, with a finding that says why.
     fn run(&mut self, hello: Hello, boot_ms: u64) -> Option<()> {
-        let allow = AllowList::new(&hello.release, self.intids.clone());
+        let allow = AllowList::new(&hello.release, self.lines.keys().copied().collect());
         (self.out)(Event::Booted { boot_ms, allow_list: allow.rows(), hello: hello.clone() });
         if hello.proto != PROTO_VERSION {
             self.find(Finding::new(
@@ -152,7 +157,7 @@ impl Engine<'_> {
         self.machine.take_events();
         // Asking for S4 arms S5: the first access of the first probe shows the state after power-on.
         self.machine.sample(SamplePoint::S4);
-        let mut books = Books { ledger: Ledger::new(baseline), allow, cold: None };
+        let mut books = Books { ledger: Ledger::new(baseline, self.lines.clone()), allow, cold: None };
         for n in 1..=self.plan.cycles {
             self.cycle = n;
             self.phases_ms.clear();
@@ -305,7 +310,7 @@ impl Engine<'_> {
             class,
             Source::Harness,
             format!("{} in {}", class.name(), self.phase),
-            format!("{}: {e}", self.phase),
+            e.to_string(),
         )
         .fact("operation", serde_json::to_string(op).unwrap_or_default());
         if class == Class::Hang {

@@ -31,6 +31,8 @@ pub enum Class {
     Crash,
     /// An operation of the cycle failed.
     OperationFailed,
+    /// The guest ended, crashed or kept silent before its agent reported: nothing was tested.
+    BootFailed,
 }
 
 impl Class {
@@ -48,6 +50,7 @@ impl Class {
             Class::Hang => "hang",
             Class::Crash => "crash",
             Class::OperationFailed => "operation-failed",
+            Class::BootFailed => "boot-failed",
         }
     }
 }

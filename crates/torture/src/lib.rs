@@ -16,6 +16,7 @@ pub mod plan;
 pub mod report;
 pub mod splat;
 pub mod stream;
+pub mod summary;
 pub mod verdict;
 
 pub use engine::Event;

@@ -231,7 +231,11 @@ impl Report {
 
     fn splats(&mut self, found: Vec<Finding>) {
         let (cycle, phase) = self.now.clone();
-        for f in found {
+        let booted = !self.kernel.release.is_empty();
+        for mut f in found {
+            if !booted && matches!(f.class, Class::Crash | Class::Hang) {
+                f.class = Class::BootFailed;
+            }
             self.add(f.at(cycle, &phase));
         }
     }
@@ -255,13 +259,6 @@ impl Report {
         let complete = self.cycles_completed >= self.setting.cycles_requested;
         self.verdict = Verdict::judge(self.findings.iter().map(|s| &s.finding), complete);
         self.exit_code = self.verdict.exit_code(self.setting.strict);
-    }
-
-    /// The findings that decide the verdict, worst kinds first.
-    pub fn decisive(&self) -> impl Iterator<Item = &Seen> {
-        let mut all: Vec<&Seen> = self.findings.iter().filter(|s| s.finding.allowed.is_none()).collect();
-        all.sort_by_key(|s| std::cmp::Reverse(matches!(s.finding.class, Class::Crash | Class::Hang)));
-        all.into_iter()
     }
 
     /// The last line of a run, e.g. `verdict: clean — 20/20 cycles, …`.

@@ -5,6 +5,11 @@ fn setting(cycles: u32) -> Setting {
     Setting { mode: "nested".into(), cycles_requested: cycles, ..Setting::default() }
 }
 
+fn booted(mut r: Report) -> Report {
+    r.kernel.release = "6.12.1".into();
+    r
+}
+
 fn cycle(n: u32, leaked: usize) -> Event {
     Event::Cycle(CycleRecord {
         cycle: n,
@@ -56,13 +61,21 @@ fn findings_are_bounded() {
 
 #[test]
 fn a_splat_belongs_to_the_phase_in_which_it_was_printed() {
-    let mut r = Report::new(setting(1));
+    let mut r = booted(Report::new(setting(1)));
     r.event(Event::Phase { cycle: 3, phase: "unbind".into() });
     r.console(b"Unable to handle kernel NULL pointer dereference\n");
     r.finish(true);
     let f = &r.findings[0].finding;
     assert_eq!((f.cycle, f.operation.as_str(), r.verdict), (3, "unbind", Verdict::Crash));
     assert_eq!(r.state, "interrupted");
+}
+
+#[test]
+fn a_guest_that_dies_before_its_agent_reports_says_nothing_about_teardown() {
+    let mut r = Report::new(setting(1));
+    r.console(b"Kernel panic - not syncing: VFS: Unable to mount root fs\n");
+    r.finish(false);
+    assert_eq!((r.findings[0].finding.class, r.verdict), (Class::BootFailed, Verdict::Inconclusive));
 }
 
 #[test]

@@ -30,6 +30,8 @@ const PATTERNS: &[(&str, Class, &str)] = &[
     ("already present!", Class::KernelSplat, "debugfs-duplicate"),
 ];
 
+/// Name of the evidence that holds a call trace, one function a line.
+pub const CALL_TRACE: &str = "call trace";
 const MAX_LINE_BYTES: usize = 1024;
 const MAX_TRACE_LINES: usize = 60;
 
@@ -38,6 +40,8 @@ const MAX_TRACE_LINES: usize = 60;
 pub struct Scanner {
     line: Vec<u8>,
     open: Option<(Finding, Vec<String>)>,
+    /// The last splat was an oops: the panic that follows from it is no event of its own.
+    oopsed: bool,
 }
 
 impl Scanner {
@@ -76,6 +80,9 @@ impl Scanner {
         }
         let (class, name) = classify(line)?;
         let text = strip_stamp(line);
+        if std::mem::replace(&mut self.oopsed, name == "oops") && text.contains("not syncing: Oops") {
+            return None;
+        }
         let f = Finding::new(class, Source::Console, format!("console {name}: {}", site(text)), text);
         self.open = Some((f, vec![line.to_owned()]));
         // One-line messages have no trace of their own.
@@ -86,8 +93,29 @@ impl Scanner {
     }
 
     fn close(&mut self) -> Option<Finding> {
-        self.open.take().map(|(f, lines)| f.fact("console", lines.join("\n")))
+        let (mut f, lines) = self.open.take()?;
+        let trace = call_trace(&lines);
+        if let Some(pc) = lines.iter().find_map(|l| strip_stamp(l).strip_prefix("pc : ")) {
+            // What faulted where is the same event each time; the address in the message is not.
+            if f.class == Class::Crash {
+                f.rule = format!("console crash at {pc}");
+                f.summary = format!("{} at {pc}", f.summary);
+            }
+            f = f.fact("pc", pc);
+        }
+        if !trace.is_empty() {
+            f = f.fact(CALL_TRACE, trace.join("\n"));
+        }
+        Some(f.fact("console", lines.join("\n")))
     }
+}
+
+/// The functions below "Call trace:", innermost first.
+fn call_trace(lines: &[String]) -> Vec<&str> {
+    let mut below =
+        lines.iter().map(|l| strip_stamp(l)).skip_while(|l| !l.trim_start().starts_with("Call trace"));
+    below.next();
+    below.map_while(|l| l.strip_prefix(' ')).map(str::trim).filter(|l| l.contains("+0x")).collect()
 }
 
 fn classify(line: &str) -> Option<(Class, &'static str)> {
@@ -159,6 +187,23 @@ mod tests {
         let text = "[    3.1] Unable to handle kernel paging request at virtual address dead000000000108\n[    3.2] Kernel panic - not syncing: Oops: Fatal exception\n";
         assert_eq!(s.feed(text.as_bytes()), vec![]);
         assert_eq!(s.finish().map(|f| f.class), Some(Class::Crash));
+    }
+
+    #[test]
+    fn an_oops_is_named_by_where_it_happened_and_its_panic_is_the_same_event() {
+        let mut s = Scanner::default();
+        let text = "Unable to handle kernel paging request at virtual address ffff800080901034\n\
+            pc : dw_pcie_read+0x5c/0xa0\nCall trace:\n dw_pcie_read+0x5c/0xa0\n \
+            qcom_pcie_link_up+0x18/0x50 [pcie_qcom]\nCode: 52800001\n---[ end trace 0000000000000000 ]---\n\
+            Kernel panic - not syncing: Oops: Fatal exception\n";
+        let found = s.feed(text.as_bytes());
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].rule, "console crash at dw_pcie_read+0x5c/0xa0");
+        assert_eq!(
+            found[0].evidence[CALL_TRACE],
+            "dw_pcie_read+0x5c/0xa0\nqcom_pcie_link_up+0x18/0x50 [pcie_qcom]"
+        );
+        assert_eq!(s.finish(), None);
     }
 
     #[test]

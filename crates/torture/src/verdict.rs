@@ -33,7 +33,7 @@ impl Verdict {
             let v = match f.class {
                 _ if f.allowed.is_some() => Verdict::Residue,
                 Class::Crash | Class::Hang => Verdict::Crash,
-                Class::IrqUndelivered | Class::OperationFailed => {
+                Class::IrqUndelivered | Class::OperationFailed | Class::BootFailed => {
                     // The cycle did not do what it was meant to: no statement about teardown follows from it.
                     doubtful = true;
                     continue;
@@ -112,6 +112,7 @@ mod tests {
             (&[finding(Class::IrqLeak, false), finding(Class::Crash, false)], false, Crash),
             (&[finding(Class::Hang, false)], false, Crash),
             (&[finding(Class::IrqUndelivered, false)], true, Inconclusive),
+            (&[finding(Class::BootFailed, false)], false, Inconclusive),
             (&[finding(Class::OperationFailed, false), finding(Class::IrqLeak, false)], false, Leak),
         ];
         for (findings, complete, want) in cases {

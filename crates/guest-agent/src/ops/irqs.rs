@@ -30,13 +30,18 @@ pub fn snapshot(root: &Root, details: bool) -> IrqSnapshot {
     IrqSnapshot { irqs, domains: domains(&root.path("sys/kernel/debug/irq/domains")) }
 }
 
+/// What stands for the nameless action of a chained handler.
+const CHAINED: &str = "chained handler";
+
 fn describe(dir: &Path) -> IrqDesc {
     let attr = |name: &str| text(&dir.join(name));
     IrqDesc {
         chip: attr("chip_name"),
         hwirq: attr("hwirq").parse().ok(),
         kind: attr("type"),
-        actions: attr("actions"),
+        // The action of a chained handler has no name, and the kernel prints that as it is (kernel/irq/chip.c:
+        // `chained_action`; kernel/irq/irqdesc.c: `actions_show`).
+        actions: attr("actions").replace("(null)", CHAINED),
         ..IrqDesc::default()
     }
 }

@@ -14,6 +14,8 @@ use torture::stream::Kind;
 use torture::Plan;
 
 use super::guest;
+use super::no_agent;
+use super::Guest;
 use crate::cli::RunArgs;
 use crate::front;
 use crate::front::Got;
@@ -49,13 +51,13 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     let raw = if args.shell { RawTerminal::enter(&mut worker) } else { None };
     // A guest that never says anything must not keep us: the worker's own timeouts end it; this is the fallback.
     let silence = Duration::from_secs(g.boot_timeout + g.op_timeout + 30);
-    let code = follow(&mut worker, if args.shell { None } else { Some(silence) });
+    let code = follow(&mut worker, &files, if args.shell { None } else { Some(silence) });
     drop(raw);
     worker.stop();
     code
 }
 
-fn follow(worker: &mut Worker, silence: Option<Duration>) -> Result<u8> {
+fn follow(worker: &mut Worker, files: &Guest, silence: Option<Duration>) -> Result<u8> {
     let mut heard = Instant::now();
     let mut console = std::io::stdout();
     loop {
@@ -66,6 +68,7 @@ fn follow(worker: &mut Worker, silence: Option<Duration>) -> Result<u8> {
             Got::Frame(Kind::Message, m) => {
                 match serde_json::from_slice(&m).context("message of the worker")? {
                     Message::Say(line) => println!("{line}"),
+                    Message::NoAgent(why) => bail!(no_agent(&why, files)),
                     Message::Failed(why) => bail!(why),
                     Message::Done => return Ok(0),
                     _ => {}

@@ -1,5 +1,6 @@
 //! `rcvm torture`: the main job.
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use torture::Plan;
 use torture::Source;
 
 use super::guest;
+use super::no_agent;
 use super::Guest;
 use crate::artifacts::Artifacts;
 use crate::cli::TortureArgs;
@@ -31,9 +33,6 @@ use crate::job::Message;
 use crate::job::Task;
 use crate::progress::Progress;
 
-/// Findings listed on the terminal; all of them are in the report.
-const FINDINGS_SHOWN: usize = 12;
-
 /// Run the plan, keep the artifacts, print the verdict.
 pub fn run(args: &TortureArgs) -> Result<u8> {
     let place = front::decide(args.guest.mode)?;
@@ -44,6 +43,8 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
         artifacts: Artifacts::create(&args.out, !args.no_trace, &report)?,
         report,
         progress: Progress::new(args.cycles),
+        files,
+        console_log: args.out.join("console.log"),
         silence: Duration::from_millis(plan.boot_timeout_ms + plan.op_timeout_ms) + Duration::from_secs(30),
     };
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -52,12 +53,13 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     run.progress.line(&format!(
         "{} {} guest, {} cycles, seed {}: {}",
         place.name(),
-        files.profile,
+        run.files.profile,
         args.cycles,
         args.seed,
-        files.kernel.display()
+        run.files.kernel.display()
     ));
-    let mut worker = front::start(place, &job(args, &files, plan), &files.outer_kernel, &files.worker)?;
+    let job = job(args, &run.files, plan);
+    let mut worker = front::start(place, &job, &run.files.outer_kernel, &run.files.worker)?;
     if place == Where::Nested {
         run.report.measured.insert("outer_boot_ms".into(), worker.start_ms);
     }
@@ -117,6 +119,8 @@ struct Run {
     report: Report,
     progress: Progress,
     artifacts: Artifacts,
+    files: Guest,
+    console_log: PathBuf,
     /// Longest silence of a worker that is alive.
     silence: Duration,
 }
@@ -172,6 +176,11 @@ impl Run {
                 self.report.measured.insert(name, value);
             }
             Message::Say(line) => self.progress.line(&line),
+            Message::NoAgent(why) => {
+                let says = format!("{} ({})", no_agent(&why, &self.files), self.console_log.display());
+                self.report
+                    .add(Finding::new(Class::BootFailed, Source::Harness, "no agent", says).at(0, "boot"));
+            }
             Message::Failed(why) => {
                 // What was found up to here is worth keeping; that the job could not be done is the user's news.
                 self.artifacts.report(&self.report)?;
@@ -209,23 +218,10 @@ impl Run {
     }
 
     fn summary(&self, args: &TortureArgs) {
-        let r = &self.report;
-        let decisive: Vec<_> = r.decisive().collect();
-        for s in decisive.iter().take(FINDINGS_SHOWN) {
-            let f = &s.finding;
-            let times = if s.count > 1 { format!(" ({} times)", s.count) } else { String::new() };
-            eprintln!("{}: cycle {} {}: {}{times}", f.class.name(), f.cycle, f.operation, f.summary);
-        }
-        if decisive.len() > FINDINGS_SHOWN {
-            eprintln!("… and {} findings more in the report", decisive.len() - FINDINGS_SHOWN);
-        }
-        let mut allowed: Vec<_> =
-            r.findings.iter().filter_map(|s| Some((s, s.finding.allowed.as_ref()?))).collect();
-        allowed.sort_by(|a, b| a.0.finding.rule.cmp(&b.0.finding.rule));
-        for (s, reason) in allowed.iter().take(FINDINGS_SHOWN) {
-            eprintln!("residue (known): {}: {reason}", s.finding.summary);
+        for line in torture::summary::lines(&self.report) {
+            eprintln!("{line}");
         }
         eprintln!("report: {}", args.out.join("report.json").display());
-        println!("{}", r.last_line());
+        println!("{}", self.report.last_line());
     }
 }

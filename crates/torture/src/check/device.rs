@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rc_model::soc::CLOCKS;
 use rc_model::Event;
 use rc_model::Sample;
 use rc_model::SamplePoint;
@@ -200,7 +201,7 @@ fn check_item(r: &Rule, item: &str, unless: Option<(String, u64)>, s: &Sample, f
 /// Every clock gate is switched off as often as on (spec §4.5: "put without disable; >1 = double enable").
 fn clock_balance(s: &Sample) -> Vec<Finding> {
     let mut found = Vec::new();
-    for n in 0.. {
+    for (n, clock) in CLOCKS.iter().enumerate() {
         let (Some(on), Some(off)) =
             (s.get(&format!("clk.edges[{n}].on")), s.get(&format!("clk.edges[{n}].off")))
         else {
@@ -212,7 +213,7 @@ fn clock_balance(s: &Sample) -> Vec<Finding> {
                     Class::RegisterResidue,
                     Source::DeviceModel,
                     format!("S4 clk.edges[{n}]"),
-                    format!("clock {n} was switched on {on} times and off {off} times"),
+                    format!("clock {clock} was switched on {on} times and off {off} times"),
                 )
                 .fact("on", on)
                 .fact("off", off),

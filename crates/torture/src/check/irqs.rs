@@ -24,22 +24,29 @@ pub struct Mapping {
     pub chip: String,
     /// Owning PCI device, or empty.
     pub owner: String,
+    /// Interrupt line of the host bridge, e.g. `1c00000.pcie msi0`, or empty.
+    pub line: String,
     /// Names of the actions, or empty.
     pub actions: String,
 }
 
 impl Mapping {
-    fn new(virq: u32, d: &IrqDesc) -> Mapping {
+    fn new(virq: u32, d: &IrqDesc, lines: &Lines) -> Mapping {
+        let line = d.hwirq.filter(|_| d.chip.starts_with("GIC")).and_then(|h| lines.get(&h));
         Mapping {
             virq,
             hwirq: d.hwirq,
             domain: d.domain.clone(),
             chip: d.chip.clone(),
             owner: d.owner.clone(),
+            line: line.cloned().unwrap_or_default(),
             actions: d.actions.clone(),
         }
     }
 }
+
+/// What the interrupt lines of the host bridge are called, by INTID.
+pub type Lines = BTreeMap<u64, String>;
 
 /// Follows mappings through the snapshots of one run.
 ///
@@ -48,6 +55,7 @@ impl Mapping {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     baseline: IrqSnapshot,
+    lines: Lines,
     live: BTreeMap<u32, Mapping>,
     leaked: BTreeMap<u32, Mapping>,
     /// Mappings created since the start.
@@ -58,8 +66,8 @@ pub struct Ledger {
 
 impl Ledger {
     /// Start from the state before the first probe.
-    pub fn new(baseline: IrqSnapshot) -> Ledger {
-        Ledger { baseline, ..Ledger::default() }
+    pub fn new(baseline: IrqSnapshot, lines: Lines) -> Ledger {
+        Ledger { baseline, lines, ..Ledger::default() }
     }
 
     /// Mappings leaked so far and still there.
@@ -73,7 +81,7 @@ impl Ledger {
             .irqs
             .iter()
             .filter(|(virq, d)| self.baseline.irqs.get(virq).is_none_or(|b| !same(b, d)))
-            .map(|(&virq, d)| (virq, Mapping::new(virq, d)))
+            .map(|(&virq, d)| (virq, Mapping::new(virq, d, &self.lines)))
             .collect();
         for (virq, old) in &self.live {
             match now.get(virq) {
@@ -152,25 +160,25 @@ fn fill(m: &mut Mapping, old: &Mapping) {
 fn leak(m: &Mapping) -> Finding {
     let hwirq = m.hwirq.map_or("none".to_owned(), |h| format!("{h:#x}"));
     let name = |s: &str| if s.is_empty() { "unknown".to_owned() } else { s.to_owned() };
-    let held =
-        if m.actions.is_empty() { "nobody requests it".to_owned() } else { format!("held by {}", m.actions) };
+    let owner = [&m.owner, &m.line].into_iter().find(|s| !s.is_empty()).map_or("unknown", String::as_str);
+    let held = if m.actions.is_empty() { "no handler".to_owned() } else { format!("held by {}", m.actions) };
     Finding::new(
         Class::IrqLeak,
         Source::GuestKernel,
         format!("S4 irq leak {}:{hwirq}", name(&m.domain)),
         format!(
-            "IRQ mapping left: virq {}, hwirq {hwirq}, domain {}, chip {}, owner {}, {held}; disposed by: nobody",
+            "virq {} left: hwirq {hwirq} of domain {}, chip {}, owner {}, {held}",
             m.virq,
             name(&m.domain),
             name(&m.chip),
-            name(&m.owner)
+            owner
         ),
     )
     .fact("virq", m.virq)
     .fact("hwirq", hwirq)
     .fact("domain", name(&m.domain))
     .fact("chip", name(&m.chip))
-    .fact("owner", name(&m.owner))
+    .fact("owner", owner)
     .fact("actions", &m.actions)
 }
 
@@ -235,7 +243,7 @@ mod tests {
     #[test]
     fn a_mapping_that_goes_is_released_and_one_that_stays_is_leaked() {
         let base = snap(&[(1, desc("GICv3", 27))]);
-        let mut l = Ledger::new(base.clone());
+        let mut l = Ledger::new(base.clone(), Lines::new());
         l.observe(&snap(&[
             (1, desc("GICv3", 27)),
             (20, desc("PCI-MSI", 0x80000)),
@@ -249,9 +257,17 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_the_host_bridge_is_named_as_the_owner() {
+        let mut l = Ledger::new(snap(&[]), Lines::from([(64, "1c00000.pcie msi0".into())]));
+        let found = l.after_teardown(&snap(&[(15, desc("GICv3", 64)), (16, desc("PCI-MSI", 64))]));
+        assert_eq!(found[0].evidence["owner"], "1c00000.pcie msi0");
+        assert_eq!(found[1].evidence["owner"], "unknown", "64 is an INTID in the GIC's domain only");
+    }
+
+    #[test]
     fn a_leak_is_told_once_and_a_second_one_again() {
         let base = snap(&[]);
-        let mut l = Ledger::new(base);
+        let mut l = Ledger::new(base, Lines::new());
         assert_eq!(l.after_teardown(&snap(&[(9, desc("PCI-MSI", 1))])).len(), 1);
         assert_eq!(l.after_teardown(&snap(&[(9, desc("PCI-MSI", 1))])).len(), 0);
         assert_eq!(l.after_teardown(&snap(&[(9, desc("PCI-MSI", 1)), (10, desc("PCI-MSI", 2))])).len(), 1);
@@ -260,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_leaked_descriptor_without_chip_is_still_the_same_mapping() {
-        let mut l = Ledger::new(snap(&[]));
+        let mut l = Ledger::new(snap(&[]), Lines::new());
         let mut live = desc("PCI-MSI", 7);
         live.domain = "msi-dom".into();
         l.observe(&snap(&[(30, live)]));
@@ -272,7 +288,7 @@ mod tests {
 
     #[test]
     fn the_same_virq_with_another_hwirq_is_a_new_mapping() {
-        let mut l = Ledger::new(snap(&[]));
+        let mut l = Ledger::new(snap(&[]), Lines::new());
         l.observe(&snap(&[(5, desc("PCI-MSI", 1))]));
         l.observe(&snap(&[(5, desc("GICv3", 72))]));
         assert_eq!((l.created, l.released), (2, 1));
@@ -286,7 +302,8 @@ mod tests {
         let mut after = snap(&[]);
         after.domains.insert("gic".into(), IrqDomain { size: 0, mapped: 7 });
         after.domains.insert("pcie-msi".into(), IrqDomain { size: 256, mapped: 32 });
-        let rules: Vec<_> = Ledger::new(base).after_teardown(&after).into_iter().map(|f| f.rule).collect();
+        let rules: Vec<_> =
+            Ledger::new(base, Lines::new()).after_teardown(&after).into_iter().map(|f| f.rule).collect();
         assert_eq!(rules, ["S4 domain count gic", "S4 domain leak pcie-msi", "S4 domain lost gone"]);
     }
 }
