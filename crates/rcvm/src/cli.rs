@@ -10,7 +10,8 @@ use clap::ValueEnum;
 /// Boot real arm64 Linux guests on an emulated Qualcomm/DesignWare PCIe root complex, unbind and rebind the real
 /// pcie-qcom driver, and check from the host that every IRQ mapping was released.
 #[derive(Debug, Parser)]
-#[command(name = "rcvm", version, max_term_width = 110)]
+// The last of equal options counts, so that scripts can be given options of their own.
+#[command(name = "rcvm", version, max_term_width = 110, args_override_self = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -155,6 +156,12 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_of_equal_options_counts() {
+        let cli = Cli::try_parse_from(["rcvm", "torture", "--cycles", "20", "--cycles", "3"]).unwrap();
+        assert!(matches!(cli.command, Command::Torture(a) if a.cycles == 3));
     }
 
     #[test]
