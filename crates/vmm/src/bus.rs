@@ -164,12 +164,13 @@ impl RcBus {
         let levels = rc.irq_levels();
         let deadline = rc.next_deadline();
         let events = std::mem::take(events);
+        // Under the model lock: of two calls the later one's deadline has to win.
+        self.arm(deadline);
         // The line lock before the model lock goes: see the module comment.
         let mut lines = lock(&self.lines);
         drop(m);
         move_lines(&mut lines, levels);
         drop(lines);
-        self.arm(deadline);
         for e in events {
             (self.observer)(e, now);
         }
