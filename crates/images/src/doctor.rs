@@ -31,7 +31,7 @@ pub fn checks() -> Vec<Check> {
         ("bison", "bison"),
         ("bc", "bc"),
         ("pahole", "dwarves"),
-        ("cpio", "cpio"),
+        ("python3", "python3"),
         ("cargo", "cargo (rustup, or rustc-web cargo-web)"),
     ] {
         all.push(tool_check(tool, package));

@@ -330,10 +330,19 @@ impl Job<'_> {
     fn failed(&self, what: &str) -> Error {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(5)..].join(" | ");
-        Error::Build { what: what.into(), log: self.log.clone(), tail }
+        Error::Build { what: what.into(), log: self.log.clone(), tail: cause(&text) }
     }
+}
+
+/// The line of a build's output that says why it failed, as well as can be told; else its last lines.
+fn cause(text: &str) -> String {
+    let tells =
+        |l: &&str| ["error:", "not found", "No such file", "No space left"].iter().any(|w| l.contains(w));
+    if let Some(line) = text.lines().find(tells) {
+        return line.trim().to_owned();
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(3)..].join(" | ")
 }
 
 /// Options of `wanted` that `got` does not have as asked for.
@@ -360,6 +369,14 @@ mod tests {
         let got = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=m\nCONFIG_E=y\n";
         let wanted = "# comment\nCONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\nCONFIG_D=n\nCONFIG_E=n\n";
         assert_eq!(options_not_taken(wanted, got), ["CONFIG_B=y", "CONFIG_C=y", "CONFIG_E=n"]);
+    }
+
+    #[test]
+    fn the_line_that_tells_why_is_found_among_what_came_after() {
+        let log =
+            "  GEN x\n/usr/bin/env: 'python3': No such file or directory\nmake[4]: *** Error 127\n  CC y\n";
+        assert_eq!(cause(log), "/usr/bin/env: 'python3': No such file or directory");
+        assert_eq!(cause("a\nb\nc\nd"), "b | c | d");
     }
 
     #[test]
