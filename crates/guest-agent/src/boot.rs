@@ -1,5 +1,6 @@
 //! What PID 1 does before and after its work.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -40,7 +41,22 @@ pub fn shell() {
         return;
     }
     println!("rcvm: modules are in /lib/modules/rcvm; leave with 'exit'");
-    let _ = Command::new(shell).arg0("-sh").env("PATH", "/bin:/sbin").env("HOME", "/").status();
+    let mut cmd = Command::new(shell);
+    cmd.arg0("-sh").env("PATH", "/bin:/sbin").env("HOME", "/");
+    match terminal() {
+        Ok([a, b, c]) => cmd.stdin(a).stdout(b).stderr(c),
+        // The console as it is: everything works but Ctrl-C.
+        Err(_) => &mut cmd,
+    };
+    let _ = cmd.status();
+}
+
+/// The virtio console as controlling terminal of a new session, which /dev/console cannot be.
+fn terminal() -> io::Result<[File; 3]> {
+    let tty = File::options().read(true).write(true).open("/dev/hvc0")?;
+    let _ = rustix::process::setsid();
+    rustix::process::ioctl_tiocsctty(&tty)?;
+    Ok([tty.try_clone()?, tty.try_clone()?, tty])
 }
 
 /// End the machine by PSCI SYSTEM_OFF.

@@ -152,6 +152,9 @@ pub struct Hello {
     pub image: String,
     /// Whether /sys/kernel/debug/irq exists (GENERIC_IRQ_DEBUGFS).
     pub irq_debugfs: bool,
+    /// Kernel log up to the agent's start, cut to what fits a message. The console misses its beginning: Linux drops what
+    /// it would replay to a virtio console (drivers/char/virtio_console.c: `init_port_console`).
+    pub boot_log: String,
 }
 
 /// An enumerated endpoint.

@@ -1,9 +1,12 @@
 //! The arm64 programs: agent and worker, cross-compiled with whatever this machine has.
 
+use std::fs::File;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::cache::Cache;
 use crate::Error;
@@ -11,6 +14,9 @@ use crate::Progress;
 
 /// Rust's name of the target.
 pub const TARGET: &str = "aarch64-unknown-linux-gnu";
+
+/// How long cargo may take before the user is told what is going on.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Built programs.
 #[derive(Clone, Debug)]
@@ -36,10 +42,9 @@ pub fn find(cache: &Cache) -> Option<Binaries> {
 pub fn build(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Binaries, Error> {
     let rustc = rustc(cache, tree, progress)?;
     let linker = format!("{}gcc", super::kernel::cross_compile());
-    if find(cache).is_none() {
-        progress("building agent and worker for arm64");
-    }
-    let out = Command::new(cargo())
+    let log = cache.dir().join("arm64-build.log");
+    let log_err = |e| Error::io(format!("write {}", log.display()), e);
+    let mut child = Command::new(cargo())
         .current_dir(tree)
         .args([
             "build",
@@ -64,12 +69,25 @@ pub fn build(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Binar
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("RUSTUP_TOOLCHAIN")
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::null())
+        .stderr(File::create(&log).map_err(log_err)?)
+        .spawn()
         .map_err(|e| Error::io("run cargo (install Rust: scripts/setup)", e))?;
-    if !out.status.success() {
-        let text = String::from_utf8_lossy(&out.stderr).into_owned();
-        let log = cache.dir().join("arm64-build.log");
-        std::fs::write(&log, &text).map_err(|e| Error::io(format!("write {}", log.display()), e))?;
+    let begun = Instant::now();
+    let mut told = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(|e| Error::io("wait for cargo", e))? {
+            break status;
+        }
+        // Usually there is nothing to do, and nothing to say.
+        if !told && begun.elapsed() > QUIET {
+            progress("building agent and worker for arm64");
+            told = true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    if !status.success() {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
         let tail: Vec<&str> = text.lines().filter(|l| l.starts_with("error")).take(3).collect();
         return Err(Error::Build {
             what: "the arm64 build of agent and worker".into(),

@@ -112,6 +112,8 @@ fn base(agent: &Path, modules: &[PathBuf], name: &str) -> Result<cpio::Archive, 
         a.dir(dir);
     }
     a.char_device("dev/console", 0o600, 5, 1);
+    // A console may come late; without /dev/null a Rust program that has no standard output aborts at its start.
+    a.char_device("dev/null", 0o666, 1, 3);
     a.file("init", 0o755, &read(agent)?);
     a.file("rcvm-image", 0o644, name.as_bytes());
     for m in modules {

@@ -30,7 +30,7 @@ pub enum Command {
     /// Load, use and tear down the driver, cycle after cycle, and check what is left behind
     #[command(
         after_help = "Exit code: 0 clean (or residue), 1 leak (or residue with --strict), 2 bad usage or a missing \
-        prerequisite, 3 crash or hang, 4 inconclusive.\n\nArtifacts in --out: report.json, console.log, trace.bin."
+        prerequisite, 3 crash or hang, 4 inconclusive.\n\nArtifacts in --out: report.json, console.log, boot.log (the kernel log up to the agent), trace.bin."
     )]
     Torture(TortureArgs),
     /// Decode a trace.bin: one register access a line
@@ -129,7 +129,7 @@ pub struct TortureArgs {
     /// MSI-X vectors to raise in each cycle
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32), value_name = "N")]
     pub msix: u32,
-    /// Directory for report.json, console.log and trace.bin
+    /// Directory for report.json, console.log, boot.log and trace.bin
     #[arg(long, default_value = "rcvm-out", value_name = "DIR")]
     pub out: PathBuf,
     /// Do not keep the access trace

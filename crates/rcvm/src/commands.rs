@@ -79,11 +79,16 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
     Ok(Guest { kernel, initramfs, outer_kernel: image.kernel, worker: image.worker, profile, _dir: dir })
 }
 
-/// What to say, and what to do, about a guest that did not get as far as its agent.
-fn no_agent(why: &str, files: &Guest) -> String {
+/// What to say, and what to do, about a guest that did not get as far as its agent. `console`: where its words are.
+fn no_agent(why: &str, files: &Guest, console: Option<&Path>) -> String {
+    let console = match console {
+        Some(file) => format!("its console is in {}", file.display()),
+        None => "its console stayed empty: repeat with --append earlycon to see the boot from its first line"
+            .into(),
+    };
     format!(
         "{why}; is {} an initramfs with the rcvm agent as /init, and {} a kernel with VIRTIO_MMIO and VIRTIO_CONSOLE? \
-         Its console says more",
+         {console}",
         files.initramfs.display(),
         files.kernel.display()
     )

@@ -179,6 +179,7 @@ fn outer_initramfs(job: &Job, worker: &Path, to: &Path) -> Result<()> {
     a.dir("sys");
     a.dir("guest");
     a.char_device("dev/console", 0o600, 5, 1);
+    a.char_device("dev/null", 0o666, 1, 3);
     a.file("init", 0o755, &read(worker)?);
     a.file("job.json", 0o644, &serde_json::to_vec(&inner)?);
     a.file("guest/kernel", 0o644, &read(&job.kernel)?);

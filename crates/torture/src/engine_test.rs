@@ -147,6 +147,7 @@ fn hello() -> Hello {
         modules: vec![MODULE.into(), ENDPOINT_MODULE.into()],
         image: "modular".into(),
         irq_debugfs: true,
+        boot_log: String::new(),
     }
 }
 

@@ -1,14 +1,23 @@
 //! Who we are, what is loaded, and ending it all.
 
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+
 use guest_agent::Hello;
 use guest_agent::OpError;
 use guest_agent::SystemState;
 use guest_agent::Value;
+use guest_agent::MAX_LINE_BYTES;
 use guest_agent::PROTO_VERSION;
 
 use super::failed;
 use super::names;
 use super::Root;
+
+/// Most of the boot log that is sent: well within a message, with room for escapes.
+const MAX_BOOT_LOG_BYTES: usize = MAX_LINE_BYTES / 4;
 
 /// The agent's first words.
 pub fn hello(root: &Root) -> Hello {
@@ -24,7 +33,35 @@ pub fn hello(root: &Root) -> Hello {
         modules,
         image: root.text("rcvm-image"),
         irq_debugfs: root.path("sys/kernel/debug/irq/domains").is_dir(),
+        boot_log: boot_log(root).unwrap_or_default(),
     }
+}
+
+/// What /dev/kmsg holds now. One read is one record: `priority,sequence,microseconds,flags;text` and lines that begin
+/// with a blank (Documentation/ABI/testing/dev-kmsg).
+fn boot_log(root: &Root) -> io::Result<String> {
+    let mut kmsg =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(root.path("dev/kmsg"))?;
+    let mut log = String::new();
+    let mut record = [0; 8192];
+    while log.len() < MAX_BOOT_LOG_BYTES {
+        match kmsg.read(&mut record) {
+            Ok(0) => break,
+            Ok(n) => log.push_str(&kmsg_line(&String::from_utf8_lossy(&record[..n]))),
+            // Records were overwritten while we read: go on with the oldest that is left.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(_) => break,
+        }
+    }
+    Ok(log)
+}
+
+/// A record as the console would show it.
+fn kmsg_line(record: &str) -> String {
+    let (head, text) = record.split_once(';').unwrap_or(("", record));
+    let text = text.lines().next().unwrap_or("");
+    let us: u64 = head.split(',').nth(2).and_then(|t| t.parse().ok()).unwrap_or(0);
+    format!("[{:5}.{:06}] {text}\n", us / 1_000_000, us % 1_000_000)
 }
 
 /// Modules, PCI devices, taint, bound controllers.
@@ -60,6 +97,13 @@ pub fn crash(root: &Root) -> Result<Value, OpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kmsg_record_reads_like_a_console_line() {
+        let record = "6,339,5140900,-;NET: Registered PF_INET6\n SUBSYSTEM=net\n";
+        assert_eq!(kmsg_line(record), "[    5.140900] NET: Registered PF_INET6\n");
+        assert_eq!(kmsg_line("no record"), "[    0.000000] no record\n");
+    }
 
     #[test]
     fn state_reads_modules_devices_and_bound_controllers() {

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -60,15 +61,19 @@ pub fn run(args: &RunArgs) -> Result<u8> {
 fn follow(worker: &mut Worker, files: &Guest, silence: Option<Duration>) -> Result<u8> {
     let mut heard = Instant::now();
     let mut console = std::io::stdout();
+    let mut heard_console = false;
     loop {
         match worker.next(Duration::from_millis(500)) {
             Got::Frame(Kind::Console, bytes) => {
+                heard_console = true;
                 console.write_all(&bytes).and_then(|()| console.flush()).context("standard output")?;
             }
             Got::Frame(Kind::Message, m) => {
                 match serde_json::from_slice(&m).context("message of the worker")? {
                     Message::Say(line) => println!("{line}"),
-                    Message::NoAgent(why) => bail!(no_agent(&why, files)),
+                    Message::NoAgent(why) => {
+                        bail!(no_agent(&why, files, heard_console.then_some(Path::new("the lines above"))))
+                    }
                     Message::Failed(why) => bail!(why),
                     Message::Done => return Ok(0),
                     _ => {}

@@ -177,7 +177,8 @@ impl Run {
             }
             Message::Say(line) => self.progress.line(&line),
             Message::NoAgent(why) => {
-                let says = format!("{} ({})", no_agent(&why, &self.files), self.console_log.display());
+                let heard = self.console_log.metadata().is_ok_and(|m| m.len() > 0);
+                let says = no_agent(&why, &self.files, heard.then_some(self.console_log.as_path()));
                 self.report
                     .add(Finding::new(Class::BootFailed, Source::Harness, "no agent", says).at(0, "boot"));
             }
@@ -200,15 +201,19 @@ impl Run {
                     *boot_ms as f64 / 1000.0,
                     hello.release
                 ));
+                self.artifacts.boot_log(&hello.boot_log)?;
             }
             Event::Phase { cycle, phase } => self.progress.phase(*cycle, phase),
             Event::Cycle(c) => self.progress.cycle(c),
             Event::Finding(_) | Event::Ended { .. } => {}
         }
-        let write = matches!(e, Event::Booted { .. } | Event::Cycle(_) | Event::Ended { .. });
+        let cycle = matches!(e, Event::Cycle(_));
+        let milestone = matches!(e, Event::Booted { .. } | Event::Ended { .. });
         self.report.event(e);
-        if write {
+        if milestone {
             self.artifacts.report(&self.report)?;
+        } else if cycle {
+            self.artifacts.report_soon(&self.report)?;
         }
         Ok(())
     }
