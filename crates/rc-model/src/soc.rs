@@ -75,6 +75,23 @@ pub const fn irq_name(line: u32) -> &'static str {
     NAMES[line as usize]
 }
 
+/// State of one of the SPIs that the interrupt lines end in, as seen in the guest's GIC.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpiState {
+    /// Name of the line, e.g. `msi0`.
+    pub name: String,
+    /// SPI number (0-based, as in the device tree).
+    pub spi: u32,
+    /// GICD_ISENABLER bit.
+    pub enabled: bool,
+    /// GICD_ISPENDR bit (the latch) or, for a level interrupt, its line.
+    pub pending: bool,
+    /// GICD_ISACTIVER bit.
+    pub active: bool,
+    /// Level of the input line.
+    pub level: bool,
+}
+
 /// GPIO line of PERST# (active low: 0 = asserted).
 pub const GPIO_PERST: u32 = 0;
 /// GPIO lines of the clock gates, in the order of [`CLOCKS`] (1 = on).

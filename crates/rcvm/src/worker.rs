@@ -64,13 +64,13 @@ mod guest {
     use guest_agent::Request;
     use guest_agent::Value;
     use guest_agent::MAX_LINE_BYTES;
+    use rc_model::soc::SpiState;
     use rc_model::Event;
     use rc_model::Sample;
     use rc_model::SamplePoint;
     use torture::CallError;
     use torture::Machine;
     use torture::Plan;
-    use torture::SpiState;
     use vmm::ExitReason;
     use vmm::Vm;
     use vmm::VmEvent;
@@ -352,15 +352,7 @@ mod guest {
         }
 
         fn spi_state(&mut self) -> Vec<SpiState> {
-            let convert = |s: vmm::SpiState| SpiState {
-                name: s.name,
-                spi: s.spi,
-                enabled: s.enabled,
-                pending: s.pending,
-                active: s.active,
-                level: s.level,
-            };
-            self.vm.spi_state().into_iter().map(convert).collect()
+            self.vm.spi_state()
         }
 
         fn take_events(&mut self) -> Vec<Event> {

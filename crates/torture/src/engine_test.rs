@@ -1,5 +1,6 @@
 //! The engine against a fake guest: what it asks for, in which order, and what it makes of the answers.
 
+use rc_model::soc::SpiState;
 use std::collections::VecDeque;
 
 use guest_agent::Endpoint;
@@ -8,7 +9,6 @@ use guest_agent::OpError;
 use guest_agent::RaisedVector;
 
 use super::*;
-use crate::machine::SpiState;
 use crate::verdict::Verdict;
 
 /// How the fake guest misbehaves.

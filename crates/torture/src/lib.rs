@@ -25,6 +25,5 @@ pub use finding::Finding;
 pub use finding::Source;
 pub use machine::CallError;
 pub use machine::Machine;
-pub use machine::SpiState;
 pub use plan::Plan;
 pub use verdict::Verdict;

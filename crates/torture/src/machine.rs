@@ -5,11 +5,10 @@ use std::time::Duration;
 use guest_agent::Op;
 use guest_agent::OpError;
 use guest_agent::Value;
+use rc_model::soc::SpiState;
 use rc_model::Event;
 use rc_model::Sample;
 use rc_model::SamplePoint;
-use serde::Deserialize;
-use serde::Serialize;
 
 /// Why a call to the agent gave no value.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -35,23 +34,6 @@ pub enum CallError {
         /// What was wrong.
         why: String,
     },
-}
-
-/// State of one of our SPIs in the guest's GIC, read through KVM.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SpiState {
-    /// Name of the line, e.g. `msi0`.
-    pub name: String,
-    /// SPI number (0-based, as in the device tree).
-    pub spi: u32,
-    /// GICD_ISENABLER bit.
-    pub enabled: bool,
-    /// GICD_ISPENDR bit.
-    pub pending: bool,
-    /// GICD_ISACTIVER bit.
-    pub active: bool,
-    /// Level of the input line.
-    pub level: bool,
 }
 
 /// A guest with an agent, and the devices behind it.

@@ -79,23 +79,6 @@ pub enum ExitReason {
     Internal(String),
 }
 
-/// State of one SPI of the root complex in the GIC.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SpiState {
-    /// Name of the line.
-    pub name: String,
-    /// SPI number, as in the device tree.
-    pub spi: u32,
-    /// GICD_ISENABLER.
-    pub enabled: bool,
-    /// GICD_ISPENDR (latch) or, for a level interrupt, its line.
-    pub pending: bool,
-    /// GICD_ISACTIVER.
-    pub active: bool,
-    /// Level of the input line.
-    pub level: bool,
-}
-
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {

@@ -1,9 +1,10 @@
 //! Our SPIs after a teardown: nobody may listen, nothing may be pending (spec §4.5, block GIC).
 
+use rc_model::soc::SpiState;
+
 use crate::finding::Class;
 use crate::finding::Finding;
 use crate::finding::Source;
-use crate::machine::SpiState;
 
 /// Findings for every SPI of ours that is not idle.
 pub fn check(spis: &[SpiState]) -> Vec<Finding> {
