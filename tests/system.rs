@@ -4,6 +4,7 @@
 //! skipped: where a guest cannot run, `rcvm` says what is missing and the test fails with that line.
 
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Child;
 use std::process::Command;
@@ -189,15 +190,18 @@ fn a_run_that_is_killed_leaves_a_readable_report_and_no_machine() {
 #[test]
 fn an_interrupted_run_says_so_and_keeps_its_report() {
     let out = tempfile::tempdir().unwrap();
-    let child = rcvm(&["torture", "--cycles", "1000"]).arg("--out").arg(out.path()).spawn().unwrap();
+    let mut cmd = rcvm(&["torture", "--cycles", "1000"]);
+    let child = cmd.arg("--out").arg(out.path()).process_group(0).spawn().unwrap();
     let done = |dir: &Path| report_in(dir)?["cycles_completed"].as_u64().filter(|&n| n >= 1);
     wait_until("a cycle is done", RUN_LIMIT, || done(out.path()));
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    // Ctrl-C at a terminal goes to the whole group.
+    let kill = Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap();
     assert!(kill.success());
     let run = finish(child, out);
     assert_eq!(run.code, 4, "{}", run.all());
     assert!(run.verdict_line().starts_with("verdict: inconclusive"), "{}", run.all());
     assert_eq!(run.report()["state"], "interrupted");
+    assert_eq!(run.report()["findings"], Value::Array(vec![]), "{}", run.all());
 }
 
 fn children_of(pid: u32) -> Vec<u32> {

@@ -139,5 +139,5 @@ fn script(tree: &Path, name: &str, cache: &Cache) -> Result<PathBuf, Error> {
         return Ok(PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()));
     }
     let said = String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("it said nothing").to_owned();
-    Err(Error::Missing { what: format!("what {} gets", script.display()), remedy: said })
+    Err(Error::Script { script, why: said })
 }

@@ -91,7 +91,10 @@ fn disk() -> Check {
             (mib > 3500, format!("{mib} MiB free for {}", dir.display()))
         }
         Ok((dir, Err(e))) => (false, format!("{}: {e}", dir.display())),
-        Err(e) => (false, e.to_string()),
+        Err(e) => {
+            let why = std::error::Error::source(&e).map_or_else(String::new, |s| format!(": {s}"));
+            (false, format!("{e}{why}"))
+        }
     };
     Check {
         name: "disk space".into(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Something that a build needs is not on this machine.
-    #[error("missing: {what}: {remedy}")]
+    #[error("{what} is missing: {remedy}")]
     Missing {
         /// What.
         what: String,
@@ -41,14 +41,22 @@ pub enum Error {
         /// How often its anchor was found.
         matches: usize,
     },
+    /// A script that fetches something failed.
+    #[error("{}: {why}", .script.display())]
+    Script {
+        /// Which.
+        script: PathBuf,
+        /// What it said last: what is wrong, and what to do.
+        why: String,
+    },
     /// A build command failed.
-    #[error("{what} failed; the end of {}: {tail}", .log.display())]
+    #[error("{what} failed: {tail} (all of it: {})", .log.display())]
     Build {
         /// What was built.
         what: String,
         /// Its log.
         log: PathBuf,
-        /// Last lines of the log.
+        /// The lines of it that tell most.
         tail: String,
     },
     /// Too little disk space.
@@ -62,7 +70,7 @@ pub enum Error {
         need_mib: u64,
     },
     /// The system refused something.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}")]
     Io {
         /// What.
         what: String,

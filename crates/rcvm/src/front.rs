@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -28,6 +29,11 @@ use crate::outer;
 const OUTER_BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Memory of the outer machine beyond the guest's, MiB: kernel, page tables, worker, initramfs copies.
 const OUTER_EXTRA_MIB: u64 = 512;
+
+/// What runs the outer machine.
+const QEMU: &str = "qemu-system-aarch64";
+/// What to do where there is none.
+const QEMU_REMEDY: &str = "apt-get install qemu-system-arm (scripts/setup does)";
 
 /// A running worker.
 pub struct Worker {
@@ -102,10 +108,15 @@ pub fn start(place: Where, job: &Job, outer_kernel: &Path, worker: &Path) -> Res
     let socket = dir.path().join("worker.sock");
     let listener =
         UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
-    let mut child = match place {
-        Where::Native => start_native(job, dir.path())?,
-        Where::Nested => start_nested(job, outer_kernel, worker, dir.path())?,
+    let mut cmd = match place {
+        Where::Native => native_command(job, dir.path())?,
+        Where::Nested => nested_command(job, outer_kernel, worker, dir.path())?,
     };
+    // A group of its own: Ctrl-C at the terminal is for this process, which ends the worker in order.
+    let mut child = cmd.process_group(0).spawn().with_context(|| match place {
+        Where::Native => "cannot start the worker".to_owned(),
+        Where::Nested => format!("cannot start {QEMU}: {QEMU_REMEDY}"),
+    })?;
     let stream = match accept(&listener, &mut child, begun + OUTER_BOOT_TIMEOUT) {
         Ok(s) => s,
         Err(e) => {
@@ -122,22 +133,24 @@ pub fn start(place: Where, job: &Job, outer_kernel: &Path, worker: &Path) -> Res
     Ok(w)
 }
 
-fn start_native(job: &Job, dir: &Path) -> Result<Child> {
+fn native_command(job: &Job, dir: &Path) -> Result<Command> {
     let file = dir.join("job.json");
     std::fs::write(&file, serde_json::to_vec(job)?)
         .with_context(|| format!("cannot write {}", file.display()))?;
     let me = std::env::current_exe().context("cannot find my own program file")?;
-    Command::new(me)
-        .arg("worker")
+    let mut cmd = Command::new(me);
+    cmd.arg("worker")
         .arg(&file)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(File::create(dir.join("worker.log"))?)
-        .spawn()
-        .context("cannot start the worker")
+        .stderr(File::create(dir.join("worker.log"))?);
+    Ok(cmd)
 }
 
-fn start_nested(job: &Job, kernel: &Path, worker: &Path, dir: &Path) -> Result<Child> {
+fn nested_command(job: &Job, kernel: &Path, worker: &Path, dir: &Path) -> Result<Command> {
+    let found =
+        std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(QEMU).is_file()));
+    anyhow::ensure!(found, "there is no {QEMU} in PATH: {QEMU_REMEDY}");
     let initramfs = dir.join("outer.cpio");
     outer_initramfs(job, worker, &initramfs)?;
     let log = File::create(dir.join("worker.log")).context("cannot create a log file")?;
@@ -145,10 +158,10 @@ fn start_nested(job: &Job, kernel: &Path, worker: &Path, dir: &Path) -> Result<C
     // The outer machine dies with this process, whatever kills it; without setpriv only an orderly end does that.
     let mut cmd = if Path::new("/usr/bin/setpriv").exists() {
         let mut c = Command::new("/usr/bin/setpriv");
-        c.args(["--pdeathsig", "KILL", "qemu-system-aarch64"]);
+        c.args(["--pdeathsig", "KILL", QEMU]);
         c
     } else {
-        Command::new("qemu-system-aarch64")
+        Command::new(QEMU)
     };
     cmd.args(["-M", "virt,virtualization=on,gic-version=3", "-cpu", "neoverse-n1", "-smp", "2"])
         .args(["-accel", "tcg,thread=multi", "-nic", "none", "-nodefaults", "-display", "none", "-no-reboot"])
@@ -166,7 +179,7 @@ fn start_nested(job: &Job, kernel: &Path, worker: &Path, dir: &Path) -> Result<C
         .stdin(Stdio::null())
         .stdout(log.try_clone().context("clone the log")?)
         .stderr(log);
-    cmd.spawn().context("cannot start qemu-system-aarch64: install it (apt-get install qemu-system-arm), or run scripts/demo once")
+    Ok(cmd)
 }
 
 /// The outer machine's initramfs: this program as /init, the job, and the guest's files.

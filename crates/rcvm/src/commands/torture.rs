@@ -219,7 +219,9 @@ impl Run {
     }
 
     fn gone(&mut self, why: &str) {
-        self.report.add(Finding::new(Class::OperationFailed, Source::Harness, "worker gone", why));
+        let cycle = self.report.cycles_completed + 1;
+        let f = Finding::new(Class::OperationFailed, Source::Harness, "worker gone", why);
+        self.report.add(f.at(cycle, "worker"));
     }
 
     fn summary(&self, args: &TortureArgs) {
