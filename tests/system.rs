@@ -195,8 +195,8 @@ fn an_interrupted_run_says_so_and_keeps_its_report() {
     let done = |dir: &Path| report_in(dir)?["cycles_completed"].as_u64().filter(|&n| n >= 1);
     wait_until("a cycle is done", RUN_LIMIT, || done(out.path()));
     // Ctrl-C at a terminal goes to the whole group.
-    let kill = Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap();
-    assert!(kill.success());
+    let group = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process_group(group, rustix::process::Signal::INT).unwrap();
     let run = finish(child, out);
     assert_eq!(run.code, 4, "{}", run.all());
     assert!(run.verdict_line().starts_with("verdict: inconclusive"), "{}", run.all());

@@ -2,23 +2,39 @@
 /*
  * rcvm: teardown of pcie-qcom, inserted into pcie-qcom.c by the recipe "pcie-qcom-modular".
  *
- * The driver upstream cannot be removed. This is the removal that a removable driver would need on Linux 6.12;
- * upstream has none of the steps marked [+]. The order is the point:
+ * The driver upstream cannot be removed. This is the removal that a removable driver would need; upstream has none of
+ * the steps marked [+]. The order is the point:
  *
  *   1. silence what could run on a half-dismantled controller (global interrupt, debugfs)        [+]
- *   2. stop and remove the bus under the rescan lock: endpoint drivers free their vectors        [+ the lock]
+ *   2. stop and remove the bus under the rescan lock: endpoint drivers free their vectors        [+ the lock, before 7.0]
  *   3. stop the link and the endpoint, then disarm iMSI-RX, iATU and root port - with clocks on  [+]
  *   4. remove chained handlers and MSI domains (dw_pcie_host_deinit)
  *   5. power off PHY, assert the core reset, stop clocks and supplies                            [+ the reset]
  *   6. give back what nobody else gives back: INTx and msiN mappings, PHY init, votes, runtime PM [+]
  */
 
+/* What the series call by different names. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+#define rcvm_iatu_unroll(pci)	((pci)->iatu_unroll_enabled)
+#define rcvm_2_7_0_reset(pcie)	((pcie)->res.v2_7_0.pci_reset)
+#else
+#define rcvm_iatu_unroll(pci)	dw_pcie_cap_is(pci, IATU_UNROLL)
+#define rcvm_2_7_0_reset(pcie)	((pcie)->res.v2_7_0.rst)
+#endif
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+#define rcvm_has_imsi_rx(pp)	((pp)->has_msi_ctrl)
+#define rcvm_perst_assert(pcie)	qcom_ep_reset_assert(pcie)
+#else
+#define rcvm_has_imsi_rx(pp)	((pp)->use_imsi_rx)
+#define rcvm_perst_assert(pcie)	qcom_pcie_perst_assert(pcie)
+#endif
+
 /* dw_pcie_disable_atu() is not exported; unrolled or through the viewport, CTRL2 = 0 is all it does. */
 static void qcom_pcie_disable_atu(struct dw_pcie *pci, u32 dir, u32 index)
 {
 	void __iomem *base = pci->atu_base;
 
-	if (dw_pcie_cap_is(pci, IATU_UNROLL))
+	if (rcvm_iatu_unroll(pci))
 		base += PCIE_ATU_UNROLL_BASE(dir, index);
 	else
 		dw_pcie_writel_dbi(pci, PCIE_ATU_VIEWPORT, dir | index);
@@ -35,21 +51,21 @@ static void qcom_pcie_stop_link(struct dw_pcie *pci)
 	struct dw_pcie_rp *pp = &pci->pp;
 	u32 ctrl, i, val;
 
-	/* No new training. Only the PARF based generations have the bit here. */
+	/* No new training. The oldest generations have the bit in ELBI. */
 	if (pcie->cfg->ops->ltssm_enable == qcom_pcie_2_3_2_ltssm_enable) {
 		val = readl(pcie->parf + PARF_LTSSM);
-		val &= ~LTSSM_EN;
+		val &= ~BIT(8);
 		writel(val, pcie->parf + PARF_LTSSM);
 	}
 
 	/* Stop DMA and MSIs at their source before their target is dismantled. */
-	qcom_ep_reset_assert(pcie);
+	rcvm_perst_assert(pcie);
 
 	/*
 	 * Set-up never clears STATUS: what stays latched here would fire at the first unmask of the next life. MASK before
 	 * ENABLE, so that nothing slips through in between.
 	 */
-	if (pp->has_msi_ctrl) {
+	if (rcvm_has_imsi_rx(pp)) {
 		for (ctrl = 0; ctrl < MAX_MSI_CTRLS; ctrl++) {
 			u32 off = ctrl * MSI_REG_CTRL_BLOCK_SIZE;
 
@@ -68,6 +84,37 @@ static void qcom_pcie_stop_link(struct dw_pcie *pci)
 
 	/* The core clears MASTER at most; IO, MEM and SERR were set by dw_pcie_setup_rc(). */
 	dw_pcie_writew_dbi(pci, PCI_COMMAND, 0);
+}
+
+/*
+ * Between phy_power_off() and the deinit op, which stops clocks and supplies: PHY down, core in reset. Generations that
+ * assert their resets themselves, or have none, are left alone.
+ */
+static void qcom_pcie_power_down(struct qcom_pcie *pcie)
+{
+	void (*deinit)(struct qcom_pcie *pcie) = pcie->cfg->ops->deinit;
+	u32 val;
+
+	if (deinit != qcom_pcie_deinit_1_0_0 && deinit != qcom_pcie_deinit_2_1_0) {
+		val = readl(pcie->parf + PARF_PHY_CTRL);
+		val |= BIT(0);
+		writel(val, pcie->parf + PARF_PHY_CTRL);
+	}
+
+	if (deinit == qcom_pcie_deinit_2_7_0) {
+		reset_control_assert(rcvm_2_7_0_reset(pcie));
+	} else if (deinit == qcom_pcie_deinit_2_9_0) {
+		reset_control_assert(pcie->res.v2_9_0.rst);
+	} else if (deinit == qcom_pcie_deinit_2_3_3) {
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+		int i;
+
+		for (i = 0; i < ARRAY_SIZE(pcie->res.v2_3_3.rst); i++)
+			reset_control_assert(pcie->res.v2_3_3.rst[i]);
+#else
+		reset_control_bulk_assert(ARRAY_SIZE(pcie->res.v2_3_3.rst), pcie->res.v2_3_3.rst);
+#endif
+	}
 }
 
 /*
@@ -95,41 +142,102 @@ static void qcom_pcie_dispose_intx(struct device_node *np)
 	}
 }
 
-static void qcom_pcie_remove(struct platform_device *pdev)
+/* The global interrupt, debugfs and votes: none of them exists in 6.1. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+static void qcom_pcie_silence(struct platform_device *pdev, struct qcom_pcie *pcie)
 {
-	struct qcom_pcie *pcie = platform_get_drvdata(pdev);
-	struct dw_pcie_rp *pp = &pcie->pci->pp;
-	struct device *dev = &pdev->dev;
-	int irq, i;
+}
 
-	/*
-	 * The global interrupt is devm: it would be freed only after this function, when its thread walks a bus that is gone and
-	 * reads registers without a clock. Its handler takes the rescan lock, so it must be freed outside of it.
-	 * PARF_INT_ALL_MASK goes back to its reset value: bits 30:23 let the endpoint drivers' MSIs through while they are removed.
-	 */
-	irq = platform_get_irq_byname_optional(pdev, "global");
+static void qcom_pcie_drop_votes(struct device *dev, struct qcom_pcie *pcie)
+{
+}
+#else
+/*
+ * The global interrupt is devm: it would be freed only after remove(), when its thread walks a bus that is gone and
+ * reads registers without a clock. Its handler takes the rescan lock, so it must be freed outside of it.
+ * PARF_INT_ALL_MASK goes back to its reset value: bits 30:23 let the endpoint drivers' MSIs through while they are removed.
+ */
+static void qcom_pcie_silence(struct platform_device *pdev, struct qcom_pcie *pcie)
+{
+	int irq = platform_get_irq_byname_optional(pdev, "global");
+
 	if (irq > 0) {
 		writel_relaxed(GENMASK(30, 23), pcie->parf + PARF_INT_ALL_MASK);
-		devm_free_irq(dev, irq, pcie);
+		devm_free_irq(&pdev->dev, irq, pcie);
+		irq_dispose_mapping(irq);
 	}
 
 	/* Reads of link_transition_count would touch an unmapped window; a rebind would find the directory. */
 	debugfs_remove_recursive(pcie->debugfs);
+}
 
-	/* 6.12 leaves the lock to the caller of dw_pcie_host_deinit(): a rescan through sysfs must not see half a bus. */
+static void qcom_pcie_drop_votes(struct device *dev, struct qcom_pcie *pcie)
+{
+	if (pcie->use_pm_opp)
+		dev_pm_opp_set_opp(dev, NULL);
+}
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
+static void qcom_pcie_exit_phys(struct qcom_pcie *pcie)
+{
+	phy_exit(pcie->phy);
+}
+
+/* These series leave the lock to the caller of dw_pcie_host_deinit(): a rescan through sysfs must not see half a bus. */
+static void qcom_pcie_remove_bus(struct dw_pcie_rp *pp)
+{
 	pci_lock_rescan_remove();
 	dw_pcie_host_deinit(pp);
 	pci_unlock_rescan_remove();
+}
+#else
+static void qcom_pcie_exit_phys(struct qcom_pcie *pcie)
+{
+	struct qcom_pcie_port *port;
+
+	list_for_each_entry(port, &pcie->ports, list)
+		phy_exit(port->phy);
+}
+
+static void qcom_pcie_remove_bus(struct dw_pcie_rp *pp)
+{
+	dw_pcie_host_deinit(pp);
+	pci_pwrctrl_destroy_devices(to_dw_pcie_from_pp(pp)->dev);
+}
+#endif
+
+static void qcom_pcie_teardown(struct platform_device *pdev)
+{
+	struct qcom_pcie *pcie = platform_get_drvdata(pdev);
+	struct dw_pcie_rp *pp = &pcie->pci->pp;
+	struct device *dev = &pdev->dev;
+	int i;
+
+	qcom_pcie_silence(pdev, pcie);
+	qcom_pcie_remove_bus(pp);
 
 	qcom_pcie_dispose_intx(dev->of_node);
 	for (i = 0; i < MAX_MSI_CTRLS; i++)
 		if (pp->msi_irq[i] > 0)
 			irq_dispose_mapping(pp->msi_irq[i]);
 
-	phy_exit(pcie->phy);
-	if (pcie->use_pm_opp)
-		dev_pm_opp_set_opp(dev, NULL);
+	qcom_pcie_exit_phys(pcie);
+	qcom_pcie_drop_votes(dev, pcie);
 	pm_runtime_put_sync(dev);
 	pm_runtime_disable(dev);
 }
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 11, 0)
+static int qcom_pcie_remove(struct platform_device *pdev)
+{
+	qcom_pcie_teardown(pdev);
+	return 0;
+}
+#else
+static void qcom_pcie_remove(struct platform_device *pdev)
+{
+	qcom_pcie_teardown(pdev);
+}
+#endif
 

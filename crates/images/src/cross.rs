@@ -117,8 +117,8 @@ fn rustc(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Option<Pa
     if !cache.dir().join("rust").exists() {
         progress("fetching a Rust compiler with an arm64 standard library");
     }
-    let out = script(tree, "cross-rust", cache)?;
-    Ok(Some(out))
+    let out = script(tree, "cross-rust", &[cache.dir().as_os_str()])?;
+    Ok(Some(out.into()))
 }
 
 /// Debian's static busybox for arm64.
@@ -126,17 +126,29 @@ pub fn busybox(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Pat
     if !cache.dir().join("busybox-arm64").exists() {
         progress("fetching busybox for arm64");
     }
-    script(tree, "arm64-busybox", cache)
+    script(tree, "arm64-busybox", &[cache.dir().as_os_str()]).map(PathBuf::from)
 }
 
-/// Run a script that puts something into the cache and prints its path.
-fn script(tree: &Path, name: &str, cache: &Cache) -> Result<PathBuf, Error> {
+/// Fetch the source of `series` (or of the `newest`) into the cache; the result is the series.
+pub(crate) fn kernel_source(
+    cache: &Cache,
+    tree: &Path,
+    series: &str,
+    progress: Progress<'_>,
+) -> Result<String, Error> {
+    progress(&format!("looking for the source of Linux {series}"));
+    let _lock = cache.lock("source")?;
+    script(tree, "kernel-source", &[series.as_ref(), cache.dir().as_os_str()])
+}
+
+/// Run a script that puts something into the cache and prints what it is.
+fn script(tree: &Path, name: &str, args: &[&std::ffi::OsStr]) -> Result<String, Error> {
     let script = tree.join("scripts").join(name);
     let mut cmd = Command::new(&script);
-    cmd.arg(cache.dir()).stdin(Stdio::null());
+    cmd.args(args).stdin(Stdio::null());
     let out = cmd.output().map_err(|e| Error::io(format!("run {}", script.display()), e))?;
     if out.status.success() {
-        return Ok(PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()));
+        return Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned());
     }
     let said = String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("it said nothing").to_owned();
     Err(Error::Script { script, why: said })

@@ -6,6 +6,7 @@ use std::process::Command;
 use crate::cache::Cache;
 use crate::kernel::cross_compile;
 use crate::kernel::first_line;
+use crate::series;
 
 /// One thing looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +110,7 @@ fn cached() -> Check {
     let built: Vec<String> = crate::profiles()
         .unwrap_or_default()
         .into_iter()
-        .filter(|p| matches!(crate::find(p), Ok(Some(_))))
+        .filter(|p| matches!(crate::find(p, series::DEFAULT), Ok(Some(_))))
         .collect();
     let detail =
         if built.is_empty() { "none yet (a run builds what it needs)".into() } else { built.join(", ") };

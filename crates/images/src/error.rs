@@ -21,6 +21,12 @@ pub enum Error {
         /// Names there are.
         known: String,
     },
+    /// No such kernel series.
+    #[error("{why}")]
+    Series {
+        /// What is wrong with it.
+        why: String,
+    },
     /// A file of guest-images is wrong.
     #[error("{}: {why}", .file.display())]
     Data {

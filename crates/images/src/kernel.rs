@@ -17,6 +17,9 @@ use crate::cache;
 use crate::cache::Cache;
 use crate::profile;
 use crate::recipe;
+use crate::series;
+use crate::series::Series;
+use crate::source;
 use crate::Error;
 use crate::Progress;
 
@@ -53,6 +56,7 @@ impl Built {
 
 /// What a build is made of.
 struct Plan {
+    series: Series,
     tarball: PathBuf,
     config: String,
     drivers: Vec<String>,
@@ -60,22 +64,17 @@ struct Plan {
     key: String,
 }
 
-fn plan(tree: &Path, series: &str) -> Result<Plan, Error> {
-    let tarball = PathBuf::from(format!("/usr/src/linux-source-{series}.tar.xz"));
-    let meta = std::fs::metadata(&tarball).map_err(|_| Error::Missing {
-        what: tarball.display().to_string(),
-        remedy: format!("apt-get install linux-source-{series} (scripts/setup does)"),
-    })?;
+fn plan(cache: &Cache, tree: &Path, series: Series) -> Result<Plan, Error> {
+    let source = source::need(cache, series)?;
     let file = tree.join("guest-images/kernel/base.config");
-    let config =
+    let text =
         std::fs::read_to_string(&file).map_err(|e| Error::io(format!("read {}", file.display()), e))?;
+    let config = series::lines_for(&text, series).map_err(|why| Error::Data { file, why })?;
     let (mut drivers, mut modules) = (Vec::new(), Vec::new());
     for name in profile::names(tree)? {
         let p = profile::read(tree, &name)?;
-        if p.kernel == series {
-            drivers.push(p.driver);
-            modules.extend(p.modules);
-        }
+        drivers.push(p.driver);
+        modules.extend(p.modules);
     }
     for v in [&mut drivers, &mut modules] {
         v.sort_unstable();
@@ -83,13 +82,13 @@ fn plan(tree: &Path, series: &str) -> Result<Plan, Error> {
     }
     let recipes = recipe::all_bytes(tree)?;
     let names = [drivers.join(" "), modules.join(" ")];
-    let source = format!("{} {}", version_of(series)?, meta.len());
     let compiler = first_line(Command::new(format!("{}gcc", cross_compile())).arg("--version"));
-    let mut parts: Vec<&[u8]> = vec![source.as_bytes(), config.as_bytes(), compiler.as_bytes()];
+    let version = format!("{series} {}", source.version);
+    let mut parts: Vec<&[u8]> = vec![version.as_bytes(), config.as_bytes(), compiler.as_bytes()];
     parts.extend(names.iter().map(String::as_bytes));
     parts.extend(recipes.iter().map(Vec::as_slice));
     let key = cache::key(parts);
-    Ok(Plan { tarball, config, drivers, modules, key })
+    Ok(Plan { series, tarball: source.tarball, config, drivers, modules, key })
 }
 
 /// Prefix of the arm64 compiler.
@@ -99,20 +98,6 @@ pub fn cross_compile() -> &'static str {
     } else {
         "aarch64-linux-gnu-"
     }
-}
-
-/// Version of the installed source package.
-fn version_of(series: &str) -> Result<String, Error> {
-    let package = format!("linux-source-{series}");
-    let mut dpkg = Command::new("dpkg-query");
-    let v = first_line(dpkg.args(["-W", "-f", "${Version}\n", &package]));
-    if v.is_empty() {
-        return Err(Error::Missing {
-            what: format!("package {package}"),
-            remedy: format!("apt-get install {package}"),
-        });
-    }
-    Ok(v)
 }
 
 /// The first line that a command prints; empty if it cannot run.
@@ -127,8 +112,11 @@ fn entry(key: &str) -> String {
 }
 
 /// The build of `series` if it is in the cache.
-pub fn find(cache: &Cache, tree: &Path, series: &str) -> Result<Option<Built>, Error> {
-    let key = plan(tree, series)?.key;
+pub fn find(cache: &Cache, tree: &Path, series: Series) -> Result<Option<Built>, Error> {
+    if source::find(cache, series).is_none() {
+        return Ok(None);
+    }
+    let key = plan(cache, tree, series)?.key;
     cache.entry(&entry(&key)).map(|dir| open(dir, key)).transpose()
 }
 
@@ -140,8 +128,8 @@ fn open(dir: PathBuf, key: String) -> Result<Built, Error> {
 }
 
 /// Build `series`, or take it from the cache.
-pub fn build(cache: &Cache, tree: &Path, series: &str, progress: Progress<'_>) -> Result<Built, Error> {
-    let plan = plan(tree, series)?;
+pub fn build(cache: &Cache, tree: &Path, series: Series, progress: Progress<'_>) -> Result<Built, Error> {
+    let plan = plan(cache, tree, series)?;
     if let Some(dir) = cache.entry(&entry(&plan.key)) {
         return open(dir, plan.key);
     }
@@ -228,7 +216,7 @@ impl Job<'_> {
         };
         let mut originals = BTreeMap::new();
         for driver in &self.plan.drivers {
-            for file in recipe::apply(self.tree, driver, &read)?.into_keys() {
+            for file in recipe::apply(self.tree, driver, self.plan.series, &read)?.into_keys() {
                 let text = read(&file)?;
                 originals.insert(file, text);
             }
@@ -239,7 +227,7 @@ impl Job<'_> {
     fn apply(&self, driver: &str, originals: &BTreeMap<String, String>) -> Result<(), Error> {
         let original = |file: &str| Ok(originals.get(file).cloned().unwrap_or_default());
         let mut files = originals.clone();
-        files.extend(recipe::apply(self.tree, driver, &original)?);
+        files.extend(recipe::apply(self.tree, driver, self.plan.series, &original)?);
         for (file, text) in files {
             let path = self.scratch.join(&file);
             // An unchanged file keeps its time, and make does not look at it again.

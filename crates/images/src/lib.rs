@@ -13,11 +13,14 @@ mod error;
 pub mod kernel;
 pub mod profile;
 pub mod recipe;
+pub mod series;
+pub mod source;
 
 use std::path::Path;
 use std::path::PathBuf;
 
 pub use error::Error;
+pub use series::Series;
 
 /// Called with one line of progress.
 pub type Progress<'a> = &'a mut dyn FnMut(&str);
@@ -37,6 +40,8 @@ pub struct Image {
     pub agent: PathBuf,
     /// This program's worker, static arm64.
     pub worker: PathBuf,
+    /// Modules in the initramfs.
+    pub modules: Vec<PathBuf>,
     /// Key of the kernel build.
     pub key: String,
 }
@@ -58,22 +63,35 @@ pub fn profiles() -> Result<Vec<String>, Error> {
     profile::names(&source_tree()?)
 }
 
-/// Build what `profile` needs; quick if it is all there.
-pub fn build(profile: &str, progress: Progress<'_>) -> Result<Image, Error> {
+/// The series that `name` stands for: two numbers, or `newest`; its source is fetched if it is not on this machine.
+pub fn series(name: &str, progress: Progress<'_>) -> Result<Series, Error> {
+    let cache = cache::Cache::locate()?;
+    let wrong = |why: String| Error::Series { why };
+    if name != "newest" {
+        let series = name.parse().map_err(wrong)?;
+        if source::find(&cache, series).is_some() {
+            return Ok(series);
+        }
+    }
+    cross::kernel_source(&cache, &source_tree()?, name, progress)?.parse().map_err(wrong)
+}
+
+/// Build what `profile` of `series` needs; quick if it is all there.
+pub fn build(profile: &str, series: Series, progress: Progress<'_>) -> Result<Image, Error> {
     let tree = source_tree()?;
     let p = profile::read(&tree, profile)?;
     let cache = cache::Cache::locate()?;
-    let built = kernel::build(&cache, &tree, &p.kernel, progress)?;
+    let built = kernel::build(&cache, &tree, series, progress)?;
     let bins = cross::build(&cache, &tree, progress)?;
     finish(&cache, profile, &p, &built, &bins)
 }
 
-/// The image of `profile` if its kernel is built and its programs are too.
-pub fn find(profile: &str) -> Result<Option<Image>, Error> {
+/// The image of `profile` of `series` if its kernel is built and its programs are too.
+pub fn find(profile: &str, series: Series) -> Result<Option<Image>, Error> {
     let tree = source_tree()?;
     let p = profile::read(&tree, profile)?;
     let cache = cache::Cache::locate()?;
-    let (Some(built), Some(bins)) = (kernel::find(&cache, &tree, &p.kernel)?, cross::find(&cache)) else {
+    let (Some(built), Some(bins)) = (kernel::find(&cache, &tree, series)?, cross::find(&cache)) else {
         return Ok(None);
     };
     finish(&cache, profile, &p, &built, &bins).map(Some)
@@ -97,6 +115,7 @@ fn finish(
         initramfs: file,
         agent: bins.agent.clone(),
         worker: bins.worker.clone(),
+        modules,
         key: built.key.clone(),
     })
 }
@@ -123,27 +142,17 @@ fn base(agent: &Path, modules: &[PathBuf], name: &str) -> Result<cpio::Archive, 
     Ok(a)
 }
 
-/// The initramfs of `profile` with the distribution's busybox in it.
-pub fn shell_initramfs(profile: &str, progress: Progress<'_>) -> Result<PathBuf, Error> {
-    let image = build(profile, progress)?;
+/// The initramfs of `image` with the distribution's busybox in it.
+pub fn shell_initramfs(image: &Image, progress: Progress<'_>) -> Result<PathBuf, Error> {
     let cache = cache::Cache::locate()?;
     let busybox = cross::busybox(&cache, &source_tree()?, progress)?;
-    let p = profile::read(&source_tree()?, profile)?;
-    let Some(built) = kernel::find(&cache, &source_tree()?, &p.kernel)? else {
-        return Err(Error::Missing {
-            what: format!("kernel of {profile}"),
-            remedy: "rcvm image build".into(),
-        });
-    };
-    let mut modules = vec![built.driver(&p.driver)];
-    modules.extend(p.modules.iter().map(|m| built.module(m)));
-    let mut a = base(&image.agent, &modules, profile)?;
+    let mut a = base(&image.agent, &image.modules, &image.profile)?;
     a.dir("bin");
     a.file("bin/busybox", 0o755, &read(&busybox)?);
     for applet in SHELL_APPLETS {
         a.symlink(&format!("bin/{applet}"), "busybox");
     }
-    cache.put(&format!("initramfs-{profile}-shell"), "cpio", &a.finish())
+    cache.put(&format!("initramfs-{}-shell", image.profile), "cpio", &a.finish())
 }
 
 const SHELL_APPLETS: [&str; 28] = [

@@ -1,4 +1,4 @@
-//! Profiles: which kernel, which driver variant, which modules (`guest-images/profiles/*.toml`).
+//! Profiles: which driver variant, which modules (`guest-images/profiles/*.toml`).
 
 use std::path::Path;
 
@@ -10,8 +10,6 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// Kernel series, e.g. `6.12`.
-    pub kernel: String,
     /// Recipe of the driver under test.
     pub driver: String,
     /// Other modules of the kernel tree in the image.

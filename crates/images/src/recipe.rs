@@ -8,6 +8,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::series::Range;
+use crate::series::Series;
 use crate::Error;
 
 /// A recipe.
@@ -29,6 +31,10 @@ pub struct Recipe {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edit {
+    /// Oldest series that needs it; none: all.
+    pub from: Option<Series>,
+    /// Newest series that needs it; none: all.
+    pub until: Option<Series>,
     /// Why it is needed.
     pub why: String,
     /// File, from the top of the kernel tree.
@@ -53,18 +59,20 @@ pub fn read(tree: &Path, name: &str) -> Result<Recipe, Error> {
     toml::from_str(&text).map_err(|e| Error::Data { file, why: e.to_string() })
 }
 
-/// The files that `name` changes, edited, by their path; `original` gives their pristine text.
+/// The files that `name` changes in `series`, edited, by their path; `original` gives their pristine text.
 pub fn apply(
     tree: &Path,
     name: &str,
+    series: Series,
     original: &dyn Fn(&str) -> Result<String, Error>,
 ) -> Result<BTreeMap<String, String>, Error> {
     let recipe = read(tree, name)?;
     let mut files = match &recipe.base {
-        Some(base) => apply(tree, base, original)?,
+        Some(base) => apply(tree, base, series, original)?,
         None => BTreeMap::new(),
     };
-    for e in &recipe.edits {
+    let of_series = |e: &&Edit| Range { from: e.from, until: e.until }.has(series);
+    for e in recipe.edits.iter().filter(of_series) {
         let text = match files.remove(&e.file) {
             Some(t) => t,
             None => original(&e.file)?,
@@ -116,6 +124,7 @@ pub fn all_bytes(tree: &Path) -> Result<Vec<Vec<u8>>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::series::DEFAULT;
 
     fn tree(recipes: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -133,7 +142,7 @@ mod tests {
     fn a_recipe_stands_on_its_base() {
         let on_top = "summary = 's'\nmodule = 'm.ko'\nbase = 'base'\n[[edit]]\nwhy = 'x'\nfile = 'K'\nfind = 'tristate'\ninsert_before = 'code.c'\n";
         let dir = tree(&[("base.toml", BASE), ("top.toml", on_top), ("code.c", "/* new */ ")]);
-        let files = apply(dir.path(), "top", &|_| Ok("a bool b".into())).unwrap();
+        let files = apply(dir.path(), "top", DEFAULT, &|_| Ok("a bool b".into())).unwrap();
         assert_eq!(files["K"], "a /* new */ tristate b");
     }
 
@@ -141,8 +150,17 @@ mod tests {
     fn an_anchor_must_occur_exactly_once() {
         let dir = tree(&[("base.toml", BASE)]);
         for (text, n) in [("none", 0), ("bool bool", 2)] {
-            let e = apply(dir.path(), "base", &|_| Ok(text.into())).unwrap_err();
+            let e = apply(dir.path(), "base", DEFAULT, &|_| Ok(text.into())).unwrap_err();
             assert!(matches!(e, Error::Recipe { matches, .. } if matches == n), "{e}");
         }
+    }
+
+    #[test]
+    fn an_edit_for_other_series_is_left_out() {
+        let old = BASE.replace("find", "until = '6.11'\nfind");
+        let dir = tree(&[("base.toml", &old)]);
+        let files = |series: &str| apply(dir.path(), "base", series.parse().unwrap(), &|_| Ok("bool".into()));
+        assert_eq!(files("6.1").unwrap()["K"], "tristate");
+        assert!(files("6.12").unwrap().is_empty());
     }
 }

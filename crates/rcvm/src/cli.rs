@@ -51,6 +51,9 @@ pub enum ImageCommand {
         /// Profile; see `rcvm image list`
         #[arg(default_value = "modular")]
         profile: String,
+        /// Kernel series: two numbers (6.1, 6.12, …), or newest; sources that are not installed are fetched
+        #[arg(long, default_value = "6.12", value_name = "SERIES")]
+        series: String,
     },
     /// List profiles and what is built
     List,
@@ -73,6 +76,9 @@ pub struct GuestArgs {
     /// Guest image profile
     #[arg(long, default_value = "modular", value_name = "NAME")]
     pub profile: String,
+    /// Kernel series of the image: two numbers (6.1, 6.12, …), or newest; sources that are not installed are fetched
+    #[arg(long, default_value = "6.12", value_name = "SERIES")]
+    pub series: String,
     /// Your own arm64 kernel Image or Image.gz instead of the profile's
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,

@@ -38,10 +38,8 @@ struct Guest {
     kernel: PathBuf,
     /// Guest initramfs.
     initramfs: PathBuf,
-    /// Kernel that boots the outer machine: always a profile's, never the one under test.
-    outer_kernel: PathBuf,
-    /// This program for arm64.
-    worker: PathBuf,
+    /// The image that the outer machine boots with: a built one, never what is under test.
+    image: images::Image,
     /// Profile name for reports.
     profile: String,
     /// Keeps a generated initramfs until the run ends.
@@ -50,7 +48,8 @@ struct Guest {
 
 /// Find or build what `args` asks for, and check it before anything boots.
 fn guest(args: &GuestArgs) -> Result<Guest> {
-    let image = images::build(&args.profile, &mut |line| eprintln!("{line}"))?;
+    let progress: images::Progress<'_> = &mut |line| eprintln!("{line}");
+    let image = images::build(&args.profile, images::series(&args.series, progress)?, progress)?;
     let mut profile = args.profile.clone();
     let kernel = match &args.kernel {
         Some(k) => {
@@ -76,7 +75,7 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
         ),
         (None, None) => (image.initramfs.clone(), None),
     };
-    Ok(Guest { kernel, initramfs, outer_kernel: image.kernel, worker: image.worker, profile, _dir: dir })
+    Ok(Guest { kernel, initramfs, image, profile, _dir: dir })
 }
 
 /// What to say, and what to do, about a guest that did not get as far as its agent. `console`: where its words are.

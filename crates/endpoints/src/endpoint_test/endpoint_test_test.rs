@@ -161,7 +161,7 @@ fn msix_messages_come_from_the_table_and_masked_ones_wait_in_the_pba() {
 }
 
 #[test]
-fn an_intx_pulse_ends_with_the_status_read_or_after_1_ms() {
+fn an_intx_pulse_ends_with_the_status_read_or_when_the_driver_has_given_up() {
     let mut b = Bench::probed();
     b.raise(command::RAISE_INTX, 0, 0);
     assert_eq!(Function::<()>::intx(&b.f), 1);

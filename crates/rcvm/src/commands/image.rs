@@ -7,8 +7,9 @@ use crate::cli::ImageCommand;
 /// Build or list images.
 pub fn run(command: ImageCommand) -> Result<u8> {
     match command {
-        ImageCommand::Build { profile } => {
-            let image = images::build(&profile, &mut |line| eprintln!("{line}"))?;
+        ImageCommand::Build { profile, series } => {
+            let progress: images::Progress<'_> = &mut |line| eprintln!("{line}");
+            let image = images::build(&profile, images::series(&series, progress)?, progress)?;
             println!("profile   {}", image.profile);
             println!("release   {}", image.release);
             println!("kernel    {}", image.kernel.display());
@@ -17,11 +18,13 @@ pub fn run(command: ImageCommand) -> Result<u8> {
         }
         ImageCommand::List => {
             for profile in images::profiles()? {
-                let built = match images::find(&profile)? {
-                    Some(image) => format!("built: Linux {}, {}", image.release, image.kernel.display()),
-                    None => format!("not built: rcvm image build {profile}"),
-                };
-                println!("{profile:10} {built}");
+                for series in images::source::here()? {
+                    let built = match images::find(&profile, series)? {
+                        Some(image) => format!("built: Linux {}, {}", image.release, image.kernel.display()),
+                        None => format!("not built: rcvm image build {profile} --series {series}"),
+                    };
+                    println!("{profile:10} {series:5} {built}");
+                }
             }
         }
     }

@@ -35,7 +35,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         ..Plan::default()
     };
     if args.shell {
-        files.initramfs = images::shell_initramfs(&g.profile, &mut |line| eprintln!("{line}"))?;
+        files.initramfs = images::shell_initramfs(&files.image, &mut |line| eprintln!("{line}"))?;
     }
     let job = Job {
         kernel: files.kernel.clone(),
@@ -48,7 +48,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     };
     let place = front::decide(g.mode)?;
     eprintln!("{} guest: {} with {}", place.name(), files.kernel.display(), files.initramfs.display());
-    let mut worker = front::start(place, &job, &files.outer_kernel, &files.worker)?;
+    let mut worker = front::start(place, &job, &files.image.kernel, &files.image.worker)?;
     let raw = if args.shell { RawTerminal::enter(&mut worker) } else { None };
     // A guest that never says anything must not keep us: the worker's own timeouts end it; this is the fallback.
     let silence = Duration::from_secs(g.boot_timeout + g.op_timeout + 30);

@@ -59,7 +59,7 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
         run.files.kernel.display()
     ));
     let job = job(args, &run.files, plan);
-    let mut worker = front::start(place, &job, &run.files.outer_kernel, &run.files.worker)?;
+    let mut worker = front::start(place, &job, &run.files.image.kernel, &run.files.image.worker)?;
     if place == Where::Nested {
         run.report.measured.insert("outer_boot_ms".into(), worker.start_ms);
     }
