@@ -14,7 +14,14 @@ pub struct Series {
 }
 
 /// What the default image is made of: the newest longterm series of the distribution.
-pub const DEFAULT: Series = Series { major: 6, minor: 12 };
+pub const DEFAULT: Series = Series::new(6, 12);
+
+impl Series {
+    /// The series major.minor.
+    pub const fn new(major: u32, minor: u32) -> Series {
+        Series { major, minor }
+    }
+}
 
 impl FromStr for Series {
     type Err = String;

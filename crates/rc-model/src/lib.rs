@@ -28,4 +28,5 @@ pub use root_complex::Config;
 pub use root_complex::RootComplex;
 pub use sample::Sample;
 pub use sample::SamplePoint;
+pub use soc::Soc;
 pub use soc::Window;

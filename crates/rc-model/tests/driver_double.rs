@@ -37,7 +37,7 @@ struct Driver {
 
 /// clk_bulk_prepare_enable(), clk_bulk_disable_unprepare() on gpio-gate-clocks (clk-gpio.c).
 fn clk_bulk(m: &mut Machine, on: bool) {
-    let n = soc::CLOCKS.len() as u32;
+    let n = soc::SM8250.clocks.len() as u32;
     let order: Vec<u32> = if on { (0..n).collect() } else { (0..n).rev().collect() };
     for i in order {
         m.gpio_set(soc::GPIO_CLK0 + i, on);
@@ -45,7 +45,7 @@ fn clk_bulk(m: &mut Machine, on: bool) {
 }
 
 fn regulator_bulk(m: &mut Machine, on: bool) {
-    for i in 0..soc::SUPPLIES.len() as u32 {
+    for i in 0..soc::SM8250.supplies.len() as u32 {
         m.gpio_set(soc::GPIO_REG0 + i, on);
     }
 }
@@ -54,10 +54,10 @@ impl Driver {
     /// Providers have probed: clk-gpio and fixed regulators requested their lines as outputs, off.
     fn new() -> Driver {
         let mut m = Machine::new();
-        for i in 0..soc::CLOCKS.len() as u32 {
+        for i in 0..soc::SM8250.clocks.len() as u32 {
             m.gpio_dir_out(soc::GPIO_CLK0 + i, false);
         }
-        for i in 0..soc::SUPPLIES.len() as u32 {
+        for i in 0..soc::SM8250.supplies.len() as u32 {
             m.gpio_dir_out(soc::GPIO_REG0 + i, false);
         }
         Driver {
@@ -573,7 +573,7 @@ fn the_correct_remove_leaves_every_sample_clean() {
     assert_eq!(dirty(&mut d), [""; 0]);
     assert_eq!(value(d.emitted(SamplePoint::S2), "ep.command") & (1 << 2 | 1 << 10), 0, "BME, INTX_DISABLE");
     assert_eq!(value(d.emitted(SamplePoint::S1), "gpio.perst"), 0);
-    for n in 0..soc::CLOCKS.len() {
+    for n in soc::SM8250.clocks {
         let (on, off) = (d.m.item(&format!("clk.edges[{n}].on")), d.m.item(&format!("clk.edges[{n}].off")));
         assert_eq!((on, off), (1, 1), "clock {n} is balanced");
     }

@@ -79,6 +79,9 @@ pub struct GuestArgs {
     /// Kernel series of the image: two numbers (6.1, 6.12, …), or newest; sources that are not installed are fetched
     #[arg(long, default_value = "6.12", value_name = "SERIES")]
     pub series: String,
+    /// SoC whose root complex the guest gets
+    #[arg(long, default_value = "sm8250", value_name = "NAME")]
+    pub soc: String,
     /// Your own arm64 kernel Image or Image.gz instead of the profile's
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,

@@ -40,6 +40,8 @@ struct Guest {
     initramfs: PathBuf,
     /// The image that the outer machine boots with: a built one, never what is under test.
     image: images::Image,
+    /// Whose root complex.
+    soc: &'static rc_model::Soc,
     /// Profile name for reports.
     profile: String,
     /// Keeps a generated initramfs until the run ends.
@@ -48,8 +50,18 @@ struct Guest {
 
 /// Find or build what `args` asks for, and check it before anything boots.
 fn guest(args: &GuestArgs) -> Result<Guest> {
+    let soc = soc(&args.soc)?;
     let progress: images::Progress<'_> = &mut |line| eprintln!("{line}");
-    let image = images::build(&args.profile, images::series(&args.series, progress)?, progress)?;
+    let series = images::series(&args.series, progress)?;
+    if args.kernel.is_none() && series < images::Series::new(soc.since.0, soc.since.1) {
+        bail!(
+            "Linux {series} does not know {}: give --series {}.{} or newer, or another --soc",
+            soc.compatible,
+            soc.since.0,
+            soc.since.1
+        );
+    }
+    let image = images::build(&args.profile, series, progress)?;
     let mut profile = args.profile.clone();
     let kernel = match &args.kernel {
         Some(k) => {
@@ -75,7 +87,14 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
         ),
         (None, None) => (image.initramfs.clone(), None),
     };
-    Ok(Guest { kernel, initramfs, image, profile, _dir: dir })
+    Ok(Guest { kernel, initramfs, image, soc, profile, _dir: dir })
+}
+
+fn soc(name: &str) -> Result<&'static rc_model::Soc> {
+    rc_model::soc::find(name).with_context(|| {
+        let names: Vec<_> = rc_model::soc::SOCS.iter().map(|s| s.name).collect();
+        format!("--soc {name}: there is {}", names.join(", "))
+    })
 }
 
 /// What to say, and what to do, about a guest that did not get as far as its agent. `console`: where its words are.

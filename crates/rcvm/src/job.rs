@@ -19,6 +19,8 @@ pub struct Job {
     pub vcpus: u8,
     /// Guest memory, MiB.
     pub memory_mib: u64,
+    /// Name of the SoC whose root complex the machine has; checked by who made the job.
+    pub soc: String,
     /// Whether to send the access trace.
     pub trace: bool,
     /// What to do with the guest.

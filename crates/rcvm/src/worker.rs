@@ -90,7 +90,7 @@ mod guest {
     pub fn execute(job: &Job, from: File, out: &mut Out) -> Result<()> {
         let started = Instant::now();
         let (tx, rx) = channel();
-        let vm = Vm::start(spec(job), tx).map_err(anyhow::Error::new)?;
+        let vm = Vm::start(spec(job)?, tx).map_err(anyhow::Error::new)?;
         let link = Link::new(vm, rx, out, started, job.trace);
         match &job.task {
             Task::Torture(plan) => link.torture(plan),
@@ -99,17 +99,18 @@ mod guest {
         }
     }
 
-    fn spec(job: &Job) -> VmSpec {
+    fn spec(job: &Job) -> Result<VmSpec> {
+        let soc = rc_model::soc::find(&job.soc).with_context(|| format!("no SoC {}", job.soc))?;
         let shell = if job.task == Task::Shell { " rcvm.shell" } else { "" };
-        VmSpec {
+        Ok(VmSpec {
             kernel: job.kernel.clone(),
             initramfs: job.initramfs.clone(),
             cmdline: format!("{CMDLINE}{shell} {}", job.append),
             vcpus: job.vcpus,
             mem_bytes: job.memory_mib << 20,
             trace_entries: if job.trace { TRACE_ENTRIES } else { 0 },
-            rc: rc_model::Config::sm8250(Some(Box::new(endpoints::endpoint_test::EndpointTest::default()))),
-        }
+            rc: rc_model::Config::new(soc, Some(Box::new(endpoints::endpoint_test::EndpointTest::default()))),
+        })
     }
 
     /// A running guest, as the engine sees it.

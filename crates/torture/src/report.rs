@@ -36,6 +36,8 @@ pub struct Setting {
     pub profile: String,
     /// Kernel image file.
     pub kernel_image: String,
+    /// SoC whose root complex the guest had.
+    pub soc: String,
     /// vCPUs of the guest.
     pub vcpus: u8,
     /// Guest memory, MiB.

@@ -22,7 +22,7 @@ impl Lines for NoLines {
 fn dispatch(c: &mut Criterion) {
     let started = std::time::Instant::now();
     let bus = RcBus::new(
-        RootComplex::new(Config::sm8250(None)),
+        RootComplex::new(Config::new(&soc::SM8250, None)),
         Box::new(VecMem::new(0x8000_0000, 0x1000)),
         Box::new(NoLines),
         Box::new(move || SimTime(started.elapsed().as_nanos() as u64)),
@@ -30,7 +30,7 @@ fn dispatch(c: &mut Criterion) {
         0,
     );
     let gpio = soc::window(Window::Gpio).0;
-    let clocks = ((1_u64 << soc::CLOCKS.len()) - 1) << soc::GPIO_CLK0;
+    let clocks = ((1_u64 << soc::SM8250.clocks.len()) - 1) << soc::GPIO_CLK0;
     bus.write(0, gpio + soc::gpio::DIROUT, Width::B4, clocks);
     bus.write(0, gpio + soc::gpio::SET, Width::B4, clocks);
     bus.write(0, soc::window(Window::Reset).0, Width::B4, 0);

@@ -19,7 +19,7 @@ impl Lines for Recorder {
 fn bus(trace: usize) -> (RcBus, Recorder) {
     let lines = Recorder::default();
     let bus = RcBus::new(
-        RootComplex::new(Config::sm8250(None)),
+        RootComplex::new(Config::new(&soc::SM8250, None)),
         Box::new(VecMem::new(0x8000_0000, 0x1000)),
         Box::new(lines.clone()),
         Box::new(|| SimTime(7)),

@@ -1,10 +1,11 @@
 //! The device tree: what the guest is told of the machine.
 //!
-//! The root complex' node follows spec §1.7 and sm8250's own; its clocks, resets, supplies, PERST# and PHY are
+//! The root complex' node follows spec §1.2, §1.7 and the SoC's own; its clocks, resets, supplies, PERST# and PHY are
 //! mainline providers that the model can observe (spec §1.4). `global` is left out: Linux 6.12 would mask all
 //! MSIs with it (spec §2.2.2).
 
 use rc_model::soc;
+use rc_model::Soc;
 use rc_model::Window;
 use vm_fdt::Error;
 use vm_fdt::FdtWriter;
@@ -22,6 +23,8 @@ pub struct Machine<'a> {
     pub mem_bytes: u64,
     /// Initramfs: first byte, first byte behind it.
     pub initramfs: (u64, u64),
+    /// Whose root complex.
+    pub soc: &'static Soc,
 }
 
 mod phandle {
@@ -48,7 +51,7 @@ const ACTIVE_LOW: u32 = 1;
 pub fn build(m: &Machine<'_>) -> Result<Vec<u8>, Error> {
     let mut f = FdtWriter::new()?;
     let root = f.begin_node("")?;
-    f.property_string("compatible", "rcvm,sm8250-pcie")?;
+    f.property_string("compatible", "rcvm,pcie")?;
     f.property_string("model", "rcvm")?;
     f.property_u32("#address-cells", 2)?;
     f.property_u32("#size-cells", 2)?;
@@ -57,8 +60,8 @@ pub fn build(m: &Machine<'_>) -> Result<Vec<u8>, Error> {
     memory_and_cpus(&mut f, m)?;
     gic_and_timer(&mut f, m)?;
     uart_and_virtio(&mut f)?;
-    providers(&mut f)?;
-    pcie(&mut f)?;
+    providers(&mut f, m.soc)?;
+    pcie(&mut f, m.soc)?;
     f.end_node(root)?;
     f.finish()
 }
@@ -143,7 +146,7 @@ fn fixed_clock(f: &mut FdtWriter, name: &str, phandle: u32, hz: u32) -> Result<(
     f.end_node(n)
 }
 
-fn providers(f: &mut FdtWriter) -> Result<(), Error> {
+fn providers(f: &mut FdtWriter, s: &Soc) -> Result<(), Error> {
     fixed_clock(f, "oscillator", phandle::OSC, 19_200_000)?;
     let (gpio, _) = soc::window(Window::Gpio);
     let n = f.begin_node(&format!("gpio@{gpio:x}"))?;
@@ -154,7 +157,7 @@ fn providers(f: &mut FdtWriter) -> Result<(), Error> {
     f.property_u32("#gpio-cells", 2)?;
     f.property_phandle(phandle::GPIO)?;
     f.end_node(n)?;
-    for (i, name) in (0..).zip(soc::CLOCKS) {
+    for (i, name) in (0..).zip(s.clocks) {
         let n = f.begin_node(&format!("clock-{name}"))?;
         f.property_string("compatible", "gpio-gate-clock")?;
         f.property_u32("#clock-cells", 0)?;
@@ -163,7 +166,7 @@ fn providers(f: &mut FdtWriter) -> Result<(), Error> {
         f.property_phandle(phandle::CLK0 + i)?;
         f.end_node(n)?;
     }
-    for (i, name) in (0..).zip(soc::SUPPLIES) {
+    for (i, name) in (0..).zip(s.supplies) {
         let n = f.begin_node(&format!("regulator-{name}"))?;
         f.property_string("compatible", "regulator-fixed")?;
         f.property_string("regulator-name", name)?;
@@ -199,17 +202,25 @@ fn reset_and_phy(f: &mut FdtWriter) -> Result<(), Error> {
     f.end_node(n)
 }
 
-fn pcie(f: &mut FdtWriter) -> Result<(), Error> {
-    let windows = [Window::Parf, Window::Dbi, Window::Elbi, Window::Atu, Window::Config, Window::Mhi];
+fn pcie(f: &mut FdtWriter, soc: &Soc) -> Result<(), Error> {
+    let mut windows = vec![
+        (Window::Parf, "parf"),
+        (Window::Dbi, "dbi"),
+        (Window::Elbi, "elbi"),
+        (Window::Config, "config"),
+        (Window::Mhi, "mhi"),
+    ];
+    if soc.unroll {
+        windows.push((Window::Atu, "atu"));
+    }
     let n = f.begin_node(&format!("pcie@{:x}", soc::window(Window::Parf).0))?;
-    f.property_string("compatible", "qcom,pcie-sm8250")?;
+    f.property_string("compatible", soc.compatible)?;
     f.property_string("device_type", "pci")?;
     f.property_u32("linux,pci-domain", 0)?;
     f.property_array_u32("bus-range", &[0, 0xff])?;
     f.property_u32("num-lanes", 1)?;
-    reg(f, &windows.map(soc::window))?;
-    let names = ["parf", "dbi", "elbi", "atu", "config", "mhi"].map(String::from);
-    f.property_string_list("reg-names", names.to_vec())?;
+    reg(f, &windows.iter().map(|w| soc::window(w.0)).collect::<Vec<_>>())?;
+    f.property_string_list("reg-names", windows.iter().map(|w| w.1.to_owned()).collect())?;
     f.property_u32("#address-cells", 3)?;
     f.property_u32("#size-cells", 2)?;
     f.property_u32("#interrupt-cells", 1)?;
@@ -217,15 +228,18 @@ fn pcie(f: &mut FdtWriter) -> Result<(), Error> {
     let (mem, len) = soc::window(Window::Mem);
     // 32-bit non-prefetchable memory, PCI address = CPU address.
     f.property_array_u32("ranges", &[0x0200_0000, 0, mem as u32, 0, mem as u32, 0, len as u32])?;
-    interrupts(f)?;
+    interrupts(f, soc)?;
     f.property_array_u32(
         "clocks",
-        &(0..soc::CLOCKS.len() as u32).map(|i| phandle::CLK0 + i).collect::<Vec<_>>(),
+        &(0..soc.clocks.len() as u32).map(|i| phandle::CLK0 + i).collect::<Vec<_>>(),
     )?;
-    f.property_string_list("clock-names", soc::CLOCKS.iter().map(|s| (*s).into()).collect())?;
-    f.property_array_u32("resets", &[phandle::RESET, soc::RESET_CORE])?;
-    f.property_string("reset-names", "pci")?;
-    for (i, name) in (0..).zip(soc::SUPPLIES) {
+    f.property_string_list("clock-names", soc.clocks.iter().map(|s| (*s).into()).collect())?;
+    if !soc.resets.is_empty() {
+        let lines = soc::RESET_CORE..soc::RESET_CORE + soc.resets.len() as u32;
+        f.property_array_u32("resets", &lines.flat_map(|l| [phandle::RESET, l]).collect::<Vec<_>>())?;
+        f.property_string_list("reset-names", soc.resets.iter().map(|s| (*s).into()).collect())?;
+    }
+    for (i, name) in (0..).zip(soc.supplies) {
         f.property_u32(&format!("{name}-supply"), phandle::REG0 + i)?;
     }
     f.property_u32("phys", phandle::PHY)?;
@@ -234,11 +248,11 @@ fn pcie(f: &mut FdtWriter) -> Result<(), Error> {
     f.end_node(n)
 }
 
-fn interrupts(f: &mut FdtWriter) -> Result<(), Error> {
-    let msi: Vec<u32> = (soc::IRQ_MSI0..soc::IRQ_MSI0 + 8).collect();
+fn interrupts(f: &mut FdtWriter, soc: &Soc) -> Result<(), Error> {
+    let msi: Vec<u32> = soc.lines().filter(|&l| l < soc::IRQ_INTA).collect();
     let cells: Vec<u32> = msi.iter().flat_map(|&l| [SPI, soc::spi(l), LEVEL_HIGH]).collect();
     f.property_array_u32("interrupts", &cells)?;
-    f.property_string_list("interrupt-names", msi.iter().map(|&l| soc::irq_name(l).into()).collect())?;
+    f.property_string_list("interrupt-names", msi.iter().map(|&l| soc.line_name(l).into()).collect())?;
     f.property_array_u32("interrupt-map-mask", &[0, 0, 0, 7])?;
     let map: Vec<u32> = (0..4)
         .flat_map(|i| [0, 0, 0, i + 1, phandle::GIC, SPI, soc::spi(soc::IRQ_INTA + i), LEVEL_HIGH])
@@ -257,6 +271,7 @@ mod tests {
             vcpus: 4,
             mem_bytes: 256 << 20,
             initramfs: (0x9000_0000, 0x9010_0000),
+            soc: &soc::SM8250,
         };
         let blob = build(&m).unwrap();
         assert_eq!(blob[..4], 0xd00d_feed_u32.to_be_bytes());
@@ -275,5 +290,25 @@ mod tests {
         }
         assert!(!has("msi-map"), "it would turn iMSI-RX off (spec §1.2)");
         assert!(!has("global"), "Linux 6.12 would mask all MSIs (spec §2.2.2)");
+    }
+
+    #[test]
+    fn every_soc_gets_a_tree_of_its_own() {
+        for soc in soc::SOCS {
+            let m = Machine {
+                cmdline: "",
+                vcpus: 1,
+                mem_bytes: 256 << 20,
+                initramfs: (0x9000_0000, 0x9010_0000),
+                soc,
+            };
+            let blob = build(&m).unwrap();
+            let has =
+                |s: &str| blob.windows(s.len() + 1).any(|w| w[..s.len()] == *s.as_bytes() && w[s.len()] == 0);
+            assert!(has(soc.compatible), "{}", soc.name);
+            assert!(soc.clocks.iter().chain(soc.resets).all(|name| has(name)), "{}", soc.name);
+            assert_eq!(has("msi7"), soc.msi_lines == 8, "{}", soc.name);
+            assert_eq!(has("atu"), soc.unroll, "{}", soc.name);
+        }
     }
 }

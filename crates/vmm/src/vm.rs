@@ -27,6 +27,7 @@ use rc_model::soc::SpiState;
 use rc_model::RootComplex;
 use rc_model::Sample;
 use rc_model::SamplePoint;
+use rc_model::Soc;
 use vm_memory::Bytes;
 use vm_memory::GuestAddress;
 use vm_memory::GuestMemoryBackend;
@@ -78,6 +79,7 @@ pub struct Vm {
     vcpus: Vec<Vcpu>,
     timer: Option<JoinHandle<()>>,
     gic: DeviceFd,
+    soc: &'static Soc,
 }
 
 /// What the vCPU threads share.
@@ -163,14 +165,15 @@ impl Vm {
         {
             boot.set_one_reg(reg, &value.to_le_bytes()).map_err(kvm_err("set a register"))?;
         }
+        let soc = spec.rc.soc;
         let shared = Arc::new(Shared::new(vm, mem, spec.rc, spec.trace_entries, events));
-        Vm::run(shared, fds, gic)
+        Vm::run(shared, fds, gic, soc)
     }
 
-    fn run(shared: Arc<Shared>, fds: Vec<VcpuFd>, gic: DeviceFd) -> Result<Vm, Error> {
+    fn run(shared: Arc<Shared>, fds: Vec<VcpuFd>, gic: DeviceFd, soc: &'static Soc) -> Result<Vm, Error> {
         register_signal_handler(SIGRTMIN(), on_kick)
             .map_err(|e| Error::Kvm { what: "handle a signal", why: e.to_string() })?;
-        let mut vm = Vm { shared: Arc::clone(&shared), vcpus: Vec::new(), timer: None, gic };
+        let mut vm = Vm { shared: Arc::clone(&shared), vcpus: Vec::new(), timer: None, gic, soc };
         let s = Arc::clone(&shared);
         vm.timer = Some(spawn("rc-timer".into(), move || s.bus.run_timer())?);
         for (i, mut fd) in (0..).zip(fds) {
@@ -228,11 +231,12 @@ impl Vm {
         let (enabled, pending, active) = (read(0x100), read(0x200), read(0x300));
         let level = self.gic_word(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, u64::from(word));
         self.resume();
-        (0..soc::IRQ_LINES)
+        self.soc
+            .lines()
             .map(|line| {
                 let bit = |w: u32| w >> (soc::spi(line) + 32 - word) & 1 != 0;
                 SpiState {
-                    name: soc::irq_name(line).into(),
+                    name: self.soc.line_name(line).into(),
                     spi: soc::spi(line),
                     enabled: bit(enabled),
                     // For a level interrupt ISPENDR gives userspace the latch only (arm-vgic-v3.rst).
@@ -584,6 +588,7 @@ fn load(spec: &VmSpec, mem: &GuestMemoryMmap) -> Result<u64, Error> {
         vcpus: spec.vcpus,
         mem_bytes: spec.mem_bytes,
         initramfs: (initramfs_at, initramfs_at + initramfs.len() as u64),
+        soc: spec.rc.soc,
     })?;
     put(&tree, layout::RAM + layout::FDT_OFFSET)?;
     Ok(entry)

@@ -1,4 +1,5 @@
 use super::*;
+use crate::soc::SM8250;
 
 const DOWN: LinkView = LinkView { ltssm: 0, up: false, training: false };
 const UP: LinkView = LinkView { ltssm: 0x11, up: true, training: false };
@@ -32,7 +33,7 @@ fn capabilities(d: &Dbi) -> Vec<(u32, u8)> {
 
 #[test]
 fn the_capability_list_starts_with_pci_express_and_ends() {
-    let d = Dbi::new(true);
+    let d = Dbi::new(&SM8250, true);
     assert_eq!(capabilities(&d), [(0x70, 0x10), (0x40, 0x01), (0x50, 0x05)]);
     let mut at = 0x100;
     let mut ids = Vec::new();
@@ -47,7 +48,7 @@ fn the_capability_list_starts_with_pci_express_and_ends() {
 
 #[test]
 fn header_type_is_single_function_bridge_with_no_quirky_id() {
-    let d = Dbi::new(true);
+    let d = Dbi::new(&SM8250, true);
     assert_eq!(get(&d, 0x0e, Width::B1), 1, "type 1, multifunction 0 (spec §8 trap 9)");
     assert_eq!(get(&d, 0, Width::B4), 0x010b_17cb);
     let fixups =
@@ -57,7 +58,7 @@ fn header_type_is_single_function_bridge_with_no_quirky_id() {
 
 #[test]
 fn the_class_changes_only_under_dbi_ro_wr_en() {
-    let mut d = Dbi::new(true);
+    let mut d = Dbi::new(&SM8250, true);
     assert_ne!(get(&d, 0x0a, Width::B2), 0x0604);
     put(&mut d, 0x0a, Width::B2, 0x0604);
     assert_ne!(get(&d, 0x0a, Width::B2), 0x0604);
@@ -70,7 +71,7 @@ fn the_class_changes_only_under_dbi_ro_wr_en() {
 
 #[test]
 fn capabilities_can_be_unlinked_and_slot_and_link_capabilities_edited() {
-    let mut d = Dbi::new(true);
+    let mut d = Dbi::new(&SM8250, true);
     unlocked(&mut d, |d| {
         put(d, 0x41, Width::B1, 0);
         let sltcap = get(d, SLTCAP, Width::B4) & !(1 << 6);
@@ -85,7 +86,7 @@ fn capabilities_can_be_unlinked_and_slot_and_link_capabilities_edited() {
 
 #[test]
 fn dllla_reads_zero_out_of_reset_and_the_viewport_all_ones() {
-    let d = Dbi::new(true);
+    let d = Dbi::new(&SM8250, true);
     assert_eq!(get(&d, LNKSTA, Width::B2) as u16 & exp::LNKSTA_DLLLA, 0, "or Linux skips start_link");
     assert_eq!(get(&d, 0x900, Width::B4), 0xffff_ffff);
     assert_eq!(get(&d, 0x8f8, Width::B4), 0x3534_302a);
@@ -93,7 +94,7 @@ fn dllla_reads_zero_out_of_reset_and_the_viewport_all_ones() {
 
 #[test]
 fn the_link_shows_the_lesser_of_both_ends_and_of_the_target_speed() {
-    let mut d = Dbi::new(true);
+    let mut d = Dbi::new(&SM8250, true);
     d.show_link(UP, EP);
     let sta = get(&d, LNKSTA, Width::B2) as u16;
     assert_eq!(sta & 0x3ff, 0x13, "8 GT/s x1 of the port");
@@ -106,7 +107,7 @@ fn the_link_shows_the_lesser_of_both_ends_and_of_the_target_speed() {
 
 #[test]
 fn speed_change_stays_set_until_the_link_is_up() {
-    let mut d = Dbi::new(true);
+    let mut d = Dbi::new(&SM8250, true);
     let v = get(&d, regs::LINK_WIDTH_SPEED_CONTROL, Width::B4) | u64::from(regs::SPEED_CHANGE);
     assert!(put(&mut d, regs::LINK_WIDTH_SPEED_CONTROL, Width::B4, v));
     assert_eq!(get(&d, regs::LINK_WIDTH_SPEED_CONTROL, Width::B4), v);
@@ -116,7 +117,7 @@ fn speed_change_stays_set_until_the_link_is_up() {
 
 #[test]
 fn debug_registers_mirror_the_link() {
-    let d = Dbi::new(true);
+    let d = Dbi::new(&SM8250, true);
     let training = LinkView { ltssm: 0x0d, up: true, training: true };
     assert_eq!(d.read(training, 0x728, Width::B4), 0x0d);
     assert_eq!(d.read(training, 0x72c, Width::B4), 1 << 29 | 1 << 4);
@@ -125,7 +126,7 @@ fn debug_registers_mirror_the_link() {
 
 #[test]
 fn retrain_is_reported_and_its_bit_reads_zero() {
-    let mut d = Dbi::new(true);
+    let mut d = Dbi::new(&SM8250, true);
     assert!(put(&mut d, LNKCTL, Width::B2, u64::from(exp::LNKCTL_RL)));
     assert_eq!(get(&d, LNKCTL, Width::B2) as u16 & exp::LNKCTL_RL, 0);
     assert!(!put(&mut d, LNKCTL, Width::B2, 0x40));
@@ -133,7 +134,7 @@ fn retrain_is_reported_and_its_bit_reads_zero() {
 
 #[test]
 fn bandwidth_notification_asserts_inta_until_cleared_masked_or_moved_to_msi() {
-    let mut d = Dbi::new(true);
+    let mut d = Dbi::new(&SM8250, true);
     d.retrained();
     assert_eq!(d.intx(), 0, "not enabled");
     put(&mut d, LNKCTL, Width::B2, u64::from(LNKCTL_LBMIE));
@@ -166,7 +167,7 @@ fn pme_aer_and_slot_events_share_the_pin() {
     };
     let events: [fn(&mut Dbi); 3] = [pme, aer, slot];
     for event in events {
-        let mut d = Dbi::new(true);
+        let mut d = Dbi::new(&SM8250, true);
         event(&mut d);
         assert_eq!(d.intx(), 1);
     }
@@ -174,7 +175,7 @@ fn pme_aer_and_slot_events_share_the_pin() {
 
 #[test]
 fn command_completed_follows_a_slot_command_unless_nccs() {
-    let mut d = Dbi::new(true);
+    let mut d = Dbi::new(&SM8250, true);
     put(&mut d, SLTCTL, Width::B2, 0);
     assert_ne!(get(&d, SLTSTA, Width::B2) as u16 & SLTSTA_CC, 0);
     put(&mut d, SLTSTA, Width::B2, u64::from(SLTSTA_CC));
@@ -188,16 +189,16 @@ fn command_completed_follows_a_slot_command_unless_nccs() {
 
 #[test]
 fn presence_follows_the_card_through_a_reset() {
-    let mut d = Dbi::new(false);
+    let mut d = Dbi::new(&SM8250, false);
     assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & SLTSTA_PDS, 0);
     d.reset(ResetKind::Core, false);
     assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & SLTSTA_PDS, 0);
-    assert_ne!(get(&Dbi::new(true), SLTSTA, Width::B2) as u16 & SLTSTA_PDS, 0);
+    assert_ne!(get(&Dbi::new(&SM8250, true), SLTSTA, Width::B2) as u16 & SLTSTA_PDS, 0);
 }
 
 #[test]
 fn a_core_reset_brings_back_every_value_the_driver_changed() {
-    let mut d = Dbi::new(true);
+    let mut d = Dbi::new(&SM8250, true);
     let cold: Vec<u64> = (0..regs::LEN_BYTES / 4).map(|i| get(&d, i * 4, Width::B4)).collect();
     put(&mut d, regs::MISC_CONTROL_1, Width::B4, 1);
     for i in 0..regs::LEN_BYTES / 4 {

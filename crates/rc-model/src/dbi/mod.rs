@@ -20,6 +20,8 @@ use pcie::config::regs::id;
 use pcie::config::ConfigSpace;
 use pcie::config::Ids;
 
+use crate::soc::Soc;
+
 const LNKCAP: u32 = regs::EXP + exp::LNKCAP;
 const LNKCTL: u32 = regs::EXP + exp::LNKCTL;
 const LNKSTA: u32 = regs::EXP + exp::LNKSTA;
@@ -73,8 +75,8 @@ pub struct Dbi {
 }
 
 impl Dbi {
-    /// After power-on, with or without a card in the slot.
-    pub fn new(card_present: bool) -> Self {
+    /// The port of `soc` after power-on, with or without a card in the slot.
+    pub fn new(soc: &Soc, card_present: bool) -> Self {
         let ids = Ids {
             vendor: regs::VENDOR,
             device: regs::DEVICE,
@@ -89,7 +91,13 @@ impl Dbi {
         config.add_aer(regs::AER, true);
         config.add_ext_cap(regs::SECPCI, regs::EXT_SECPCI, 1, &[regs::SECPCI_ROWS]);
         config.add_ext_cap(regs::L1SS, id::EXT_L1SS, 1, &[pci::L1SS]);
-        let mut dbi = Dbi { config, port: RegFile::with_scratch(regs::LEN_BYTES, regs::PORT_LOGIC_REGS) };
+        let mut port = RegFile::with_scratch(regs::LEN_BYTES, regs::PORT_LOGIC_REGS);
+        port.set_reset(regs::VERSION_NUMBER, soc.version);
+        if soc.version == 0 {
+            port.set_reset(regs::VERSION_TYPE, 0);
+        }
+        port.reset(ResetKind::PowerOn);
+        let mut dbi = Dbi { config, port };
         dbi.show_card(card_present);
         dbi
     }

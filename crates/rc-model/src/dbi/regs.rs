@@ -65,6 +65,13 @@ pub const LINK_WIDTH_SPEED_CONTROL: u32 = 0x80c;
 /// DBI_RO_WR_EN.
 pub const MISC_CONTROL_1: u32 = 0x8bc;
 
+/// IP version, ASCII; 0 before 4.70a.
+pub const VERSION_NUMBER: u32 = 0x8f8;
+/// IP type, ASCII.
+pub const VERSION_TYPE: u32 = 0x8fc;
+/// iATU: all ones where it is unrolled, else the selector of a region.
+pub const ATU_VIEWPORT: u32 = 0x900;
+
 /// DEBUG1: link up.
 pub const DEBUG1_LINK_UP: u32 = 1 << 4;
 /// DEBUG1: in training.
@@ -99,14 +106,14 @@ pub const PORT_LOGIC_REGS: &[Reg] = &[
     Reg::rw("AMBA_ERROR_RESPONSE_DEFAULT", 0x8d0, 0, !0, SRC),
     Reg::ro(
         "PCIE_VERSION_NUMBER",
-        0x8f8,
+        VERSION_NUMBER,
         0x3534_302a,
-        "spec §2.4; INFERRED 5.40a: UPPER_LIMIT exists, no TD override, no legacy eDMA probe",
+        "spec §2.4; per SoC. INFERRED 5.40a: UPPER_LIMIT exists, no TD override, no legacy eDMA probe",
     ),
-    Reg::ro("PCIE_VERSION_TYPE", 0x8fc, 0x6761_2a2a, "spec §2.4; INFERRED \"ga**\""),
+    Reg::ro("PCIE_VERSION_TYPE", VERSION_TYPE, 0x6761_2a2a, "spec §2.4; INFERRED \"ga**\""),
     Reg::ro(
         "PCIE_ATU_VIEWPORT",
-        0x900,
+        ATU_VIEWPORT,
         u32::MAX,
         "spec §2.5: all ones tells Linux that the iATU is unrolled",
     ),

@@ -14,6 +14,7 @@ use block::ResetKind;
 use block::Width;
 
 use crate::soc;
+use crate::soc::Soc;
 
 /// How often one clock gate was switched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,13 +29,8 @@ pub struct Edges {
 #[derive(Clone, Debug)]
 pub struct Gpio {
     regs: RegFile,
-    edges: [Edges; soc::CLOCKS.len()],
-}
-
-impl Default for Gpio {
-    fn default() -> Self {
-        Gpio { regs: RegFile::new(0xc, regs::REGS), edges: Default::default() }
-    }
+    edges: Vec<Edges>,
+    soc: &'static Soc,
 }
 
 const fn field(level: u32, first: u32, count: usize) -> u32 {
@@ -42,6 +38,11 @@ const fn field(level: u32, first: u32, count: usize) -> u32 {
 }
 
 impl Gpio {
+    /// The bank of `soc`, after power-on.
+    pub fn new(soc: &'static Soc) -> Gpio {
+        Gpio { regs: RegFile::new(0xc, regs::REGS), edges: vec![Edges::default(); soc.clocks.len()], soc }
+    }
+
     /// A guest read.
     pub fn read(&self, off: u64, w: Width) -> u64 {
         if off & !3 == u64::from(regs::DAT) {
@@ -79,27 +80,32 @@ impl Gpio {
         self.regs.word(regs::DIROUT) >> soc::GPIO_PERST & 1 == 1
     }
 
-    /// Clock gates that are on, bit n = [`soc::CLOCKS`]\[n\].
+    /// Clock gates that are on, bit n = [`Soc::clocks`]\[n\].
     pub fn clocks(&self) -> u32 {
-        field(self.level(), soc::GPIO_CLK0, soc::CLOCKS.len())
+        field(self.level(), soc::GPIO_CLK0, self.soc.clocks.len())
     }
 
     /// Whether every core clock runs.
     pub fn clocks_on(&self) -> bool {
-        self.clocks() == (1 << soc::CLOCKS.len()) - 1
+        self.clocks() == (1 << self.soc.clocks.len()) - 1
     }
 
-    /// Whether the `cfg` (AHB) clock runs, which alone lets PARF answer (spec §2.1).
-    pub fn cfg_clock_on(&self) -> bool {
-        self.clocks() >> 1 & 1 == 1
+    /// Whether the AHB clock runs, which alone lets PARF answer (spec §2.1), or none is needed.
+    pub fn ahb_clock_on(&self) -> bool {
+        self.soc.ahb_clock.is_none_or(|i| self.clocks() >> i & 1 == 1)
     }
 
-    /// Supplies that are on, bit n = [`soc::SUPPLIES`]\[n\].
+    /// Supplies that are on, bit n = [`Soc::supplies`]\[n\].
     pub fn supplies(&self) -> u32 {
-        field(self.level(), soc::GPIO_REG0, soc::SUPPLIES.len())
+        field(self.level(), soc::GPIO_REG0, self.soc.supplies.len())
     }
 
-    /// Edges of each clock gate since power-on.
+    /// Whether every supply is on.
+    pub fn supplies_on(&self) -> bool {
+        self.supplies() == (1 << self.soc.supplies.len()) - 1
+    }
+
+    /// Edges of each clock gate since power-on, in the order of [`Soc::clocks`].
     pub fn edges(&self) -> &[Edges] {
         &self.edges
     }
@@ -107,7 +113,7 @@ impl Gpio {
     /// Power applied: all lines are inputs, edge counts start again.
     pub fn power_on(&mut self) {
         self.regs.reset(ResetKind::PowerOn);
-        self.edges = Default::default();
+        self.edges.fill(Edges::default());
     }
 }
 
@@ -123,15 +129,15 @@ mod tests {
 
     #[test]
     fn out_of_power_on_perst_is_asserted_and_everything_is_off() {
-        let g = Gpio::default();
+        let g = Gpio::new(&soc::SM8250);
         assert!(g.perst() && !g.perst_driven() && !g.clocks_on());
         assert_eq!((g.clocks(), g.supplies(), g.read(0, Width::B4)), (0, 0, 0));
-        assert_eq!(soc::CLOCKS[1], "cfg", "cfg_clock_on names the gate by position");
+        assert!(!g.ahb_clock_on() && !g.supplies_on());
     }
 
     #[test]
     fn a_latch_drives_its_line_only_as_an_output() {
-        let mut g = Gpio::default();
+        let mut g = Gpio::new(&soc::SM8250);
         set(&mut g, soc::GPIO_PERST, true);
         assert!(g.perst(), "still an input");
         g.write(u64::from(regs::DIROUT), Width::B4, 1 << soc::GPIO_PERST);
@@ -143,7 +149,7 @@ mod tests {
 
     #[test]
     fn edges_count_level_changes_not_writes() {
-        let mut g = Gpio::default();
+        let mut g = Gpio::new(&soc::SM8250);
         g.write(u64::from(regs::DIROUT), Width::B4, u64::from(u32::MAX));
         for _ in 0..3 {
             set(&mut g, soc::GPIO_CLK0 + 2, true);
@@ -155,7 +161,7 @@ mod tests {
 
     #[test]
     fn dat_ignores_writes() {
-        let mut g = Gpio::default();
+        let mut g = Gpio::new(&soc::SM8250);
         g.write(u64::from(regs::DIROUT), Width::B4, u64::from(u32::MAX));
         g.write(u64::from(regs::DAT), Width::B4, u64::from(u32::MAX));
         assert_eq!(g.level(), 0);

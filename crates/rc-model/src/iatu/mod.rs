@@ -1,8 +1,8 @@
-//! iATU: address translation between the CPU and the link, unrolled, 8 regions a direction.
+//! iATU: address translation between the CPU and the link, 8 regions a direction, unrolled or behind the viewport.
 //!
 //! *Modelled*: region registers with their granule and limit masks, MEM, CFG0 and CFG1 outbound, CFG_SHIFT,
 //! inbound address match, lowest enabled region first, pass-through while no inbound region is enabled.
-//! *Not modelled*: the viewport, I/O and message outbound types, function match, inbound BAR mode (such a
+//! *Not modelled*: I/O and message outbound types, function match, inbound BAR mode (such a
 //! region matches nothing in a root complex).
 //! *Sources*: spec/dwc-qcom-registers.md §2.5; Linux v6.12 pcie-designware.c dw_pcie_prog_outbound_atu().
 
@@ -33,20 +33,57 @@ pub enum Outbound {
 #[derive(Clone, Debug)]
 pub struct Iatu {
     regs: RegFile,
+    /// The region that the viewport shows; none: the regions have a window of their own.
+    selector: Option<u32>,
 }
 
-impl Default for Iatu {
-    fn default() -> Self {
+impl Iatu {
+    /// After power-on.
+    pub fn new(unroll: bool) -> Iatu {
         let mut file = RegFile::new(regs::LEN_BYTES, &[]);
         for n in 0..regs::REGIONS {
             file.add(regs::outbound(n), regs::REGION);
             file.add(regs::inbound(n), regs::REGION);
         }
-        Iatu { regs: file }
+        Iatu { regs: file, selector: (!unroll).then_some(0) }
     }
-}
 
-impl Iatu {
+    /// Whether the DBI offset `off` is the viewport's.
+    pub fn claims(&self, off: u64) -> bool {
+        self.selector.is_some() && (regs::VIEWPORT..regs::VIEWPORT_END).contains(&off)
+    }
+
+    /// The region register that a viewport offset stands for.
+    fn viewed(&self, off: u64) -> Option<u64> {
+        let reg = off.checked_sub(regs::VIEWPORT_REGION)?;
+        let selector = self.selector?;
+        let n = selector & (regs::REGIONS - 1);
+        let at = if selector & regs::SELECT_INBOUND != 0 { regs::inbound(n) } else { regs::outbound(n) };
+        Some(u64::from(at) + reg)
+    }
+
+    /// A guest read of the viewport.
+    pub fn viewport_read(&self, off: u64, w: Width) -> u64 {
+        match self.viewed(off) {
+            Some(at) => self.regs.read(at, w),
+            None => (u64::from(self.selector.unwrap_or(0)) >> ((off & 3) * 8)) & w.ones(),
+        }
+    }
+
+    /// A guest write of the viewport.
+    pub fn viewport_write(&mut self, off: u64, w: Width, v: u64) {
+        match (self.viewed(off), self.selector.as_mut()) {
+            (Some(at), _) => self.regs.write(at, w, v, false),
+            (None, Some(selector)) => {
+                let shift = (off & 3) * 8;
+                let (mask, bits) = ((w.ones() << shift) as u32, ((v & w.ones()) << shift) as u32);
+                // Index bits that have no region are not there: that is how Linux counts them (spec §2.5).
+                *selector = (*selector & !mask | bits & mask) & (regs::SELECT_INBOUND | (regs::REGIONS - 1));
+            }
+            (None, None) => {}
+        }
+    }
+
     /// A guest read.
     pub fn read(&self, off: u64, w: Width) -> u64 {
         self.regs.read(off, w)
@@ -132,6 +169,7 @@ impl Iatu {
     /// A reset of the core.
     pub fn reset(&mut self, kind: ResetKind) {
         self.regs.reset(kind);
+        self.selector = self.selector.map(|_| 0);
     }
 }
 
@@ -154,7 +192,7 @@ mod tests {
 
     #[test]
     fn linux_counts_eight_regions_and_a_64k_granule() {
-        let mut i = Iatu::default();
+        let mut i = Iatu::new(true);
         for n in 0..8 {
             for at in [regs::outbound(n), regs::inbound(n)] {
                 let off = u64::from(at + regs::LOWER_TARGET);
@@ -173,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_memory_region_translates_and_ends_at_its_limit() {
-        let mut i = Iatu::default();
+        let mut i = Iatu::new(true);
         program(&mut i, regs::outbound(1), 0x6030_0000, 0x6031_ffff, 0x1_2000_0000, 0, regs::EN);
         assert_eq!(i.outbound(0x6030_0004, 4), Some(Outbound::Mem(0x1_2000_0004)));
         assert_eq!(i.outbound(0x6031_fffc, 4), Some(Outbound::Mem(0x1_2001_fffc)));
@@ -184,7 +222,7 @@ mod tests {
 
     #[test]
     fn config_regions_name_one_function_or_shift_it_out_of_the_address() {
-        let mut i = Iatu::default();
+        let mut i = Iatu::new(true);
         let bdf = Bdf::new(1, 2, 3);
         program(&mut i, 0, 0x6010_0000, 0x601f_ffff, u64::from(bdf.0) << 16, regs::TYPE_CFG0, regs::EN);
         let cfg = |bdf, reg, type1| Some(Outbound::Cfg { bdf, reg, type1 });
@@ -204,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_lower_numbered_region_wins_and_disabling_uncovers_the_next() {
-        let mut i = Iatu::default();
+        let mut i = Iatu::new(true);
         program(&mut i, regs::outbound(3), 0x6000_0000, 0x6fff_ffff, 0x3000_0000, 0, regs::EN);
         program(&mut i, regs::outbound(2), 0x6000_0000, 0x6000_ffff, 0x2000_0000, 0, regs::EN);
         assert_eq!(i.outbound(0x6000_0000, 4), Some(Outbound::Mem(0x2000_0000)));
@@ -215,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_region_crosses_4_gib_only_with_increase_region_size() {
-        let mut i = Iatu::default();
+        let mut i = Iatu::new(true);
         let (base, last) = (0xffff_0000, 0x1_0000_ffff);
         program(&mut i, 0, base, last, 0, regs::INCREASE_REGION_SIZE, regs::EN);
         assert_eq!(i.outbound(0x1_0000_0000, 4), Some(Outbound::Mem(0x1_0000)));
@@ -225,7 +263,7 @@ mod tests {
 
     #[test]
     fn inbound_passes_through_until_a_region_is_enabled() {
-        let mut i = Iatu::default();
+        let mut i = Iatu::new(true);
         assert_eq!(i.inbound(0x8000_0000, 4), Some(0x8000_0000));
         program(&mut i, regs::inbound(0), 0x1000_0000, 0x1fff_ffff, 0x4000_0000, 0, regs::EN);
         assert_eq!(i.inbound(0x1000_0010, 4), Some(0x4000_0010));
@@ -234,8 +272,24 @@ mod tests {
     }
 
     #[test]
+    fn the_viewport_shows_one_region_at_a_time() {
+        let mut i = Iatu::new(false);
+        assert!(i.claims(0x900) && i.claims(0x924) && !i.claims(0x92c) && !Iatu::new(true).claims(0x900));
+        i.viewport_write(0x900, Width::B4, 0xff);
+        assert_eq!(i.viewport_read(0x900, Width::B4), 7, "eight regions");
+        for (selector, at) in [(3, regs::outbound(3)), (1 << 31 | 2, regs::inbound(2))] {
+            i.viewport_write(0x900, Width::B4, selector);
+            i.viewport_write(0x918, Width::B4, 0x1111_0000);
+            assert_eq!(i.viewport_read(0x918, Width::B4), 0x1111_0000);
+            assert_eq!(i.read(u64::from(at + regs::LOWER_TARGET), Width::B4), 0x1111_0000);
+        }
+        i.reset(ResetKind::Core);
+        assert_eq!(i.viewport_read(0x900, Width::B4), 0);
+    }
+
+    #[test]
     fn io_and_message_regions_route_nowhere() {
-        let mut i = Iatu::default();
+        let mut i = Iatu::new(true);
         for kind in [0x2, 0x10] {
             program(&mut i, 0, 0x6000_0000, 0x6000_ffff, 0, kind, regs::EN);
             assert_eq!(i.outbound(0x6000_0000, 4), None);

@@ -17,6 +17,15 @@ pub const fn inbound(n: u32) -> u32 {
     (n << 9) + 0x100
 }
 
+/// The viewport in DBI: selector, then the registers of the selected region (spec §2.5).
+pub const VIEWPORT: u64 = 0x900;
+/// Where the selected region's CTRL1 is.
+pub const VIEWPORT_REGION: u64 = 0x904;
+/// Behind the viewport.
+pub const VIEWPORT_END: u64 = 0x92c;
+/// Selector: an inbound region.
+pub const SELECT_INBOUND: u32 = 1 << 31;
+
 /// Type and attributes.
 pub const CTRL1: u32 = 0x00;
 /// Enable and modes.

@@ -65,7 +65,7 @@ mod tests {
     /// The order of qcom_pcie2_phy_init() and qcom_pcie2_phy_power_on().
     #[test]
     fn the_phy_is_up_after_the_drivers_power_on_and_down_after_either_reset() {
-        let (mut p, mut r) = (Phy::default(), Resets::default());
+        let (mut p, mut r) = (Phy::default(), Resets::new(&soc::SM8250));
         let deassert = |r: &mut Resets, line: u32| {
             let v = r.read(0, Width::B4) & !(1 << line);
             r.write(0, Width::B4, v);

@@ -11,20 +11,21 @@ use block::ResetKind;
 use block::Width;
 
 use crate::soc;
+use crate::soc::Soc;
 
 /// The controller.
 #[derive(Clone, Debug)]
 pub struct Resets {
     regs: RegFile,
-}
-
-impl Default for Resets {
-    fn default() -> Self {
-        Resets { regs: RegFile::new(4, regs::REGS) }
-    }
+    core: u32,
 }
 
 impl Resets {
+    /// The controller of `soc`, after power-on: every line asserted.
+    pub fn new(soc: &Soc) -> Resets {
+        Resets { regs: RegFile::new(4, regs::REGS), core: soc.core_reset_bits() }
+    }
+
     /// A guest read.
     pub fn read(&self, off: u64, w: Width) -> u64 {
         self.regs.read(off, w)
@@ -39,9 +40,9 @@ impl Resets {
         self.regs.word(regs::RESETS) >> line & 1 == 1
     }
 
-    /// Whether the controller's core ("pci"/BCR) reset is asserted.
+    /// Whether one of the core's resets is asserted.
     pub fn core(&self) -> bool {
-        self.asserted(soc::RESET_CORE)
+        self.regs.word(regs::RESETS) & self.core != 0
     }
 
     /// Whether the PHY's `phy` reset is asserted.
@@ -66,22 +67,26 @@ mod tests {
 
     #[test]
     fn power_on_asserts_every_line() {
-        let r = Resets::default();
+        let r = Resets::new(&soc::SM8250);
         assert!(r.core() && r.phy() && r.pipe());
     }
 
     #[test]
     fn one_line_changes_without_the_others() {
-        let mut r = Resets::default();
+        let mut r = Resets::new(&soc::SM8250);
         let v = r.read(0, Width::B4) & !(1 << soc::RESET_PHY);
         r.write(0, Width::B4, v);
         assert!(r.core() && !r.phy() && r.pipe());
     }
 
     #[test]
-    fn bits_without_a_line_read_zero() {
-        let mut r = Resets::default();
-        r.write(0, Width::B4, 0xffff_fff8);
-        assert_eq!(r.read(0, Width::B4), 0);
+    fn any_of_several_core_resets_holds_the_core() {
+        let mut r = Resets::new(soc::find("qcs404").unwrap());
+        r.write(0, Width::B4, 0);
+        assert!(!r.core());
+        r.write(0, Width::B4, 1 << (soc::RESET_CORE + 5));
+        assert!(r.core());
+        r.write(0, Width::B4, 1 << (soc::RESET_CORE + 6));
+        assert!(!r.core(), "qcs404 has six");
     }
 }

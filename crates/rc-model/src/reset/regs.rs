@@ -2,19 +2,15 @@
 
 use block::Reg;
 
-use crate::soc;
-
 /// The reset lines, 1 = asserted.
 pub const RESETS: u32 = 0x0;
-
-const LINES: u32 = 1 << soc::RESET_CORE | 1 << soc::RESET_PHY | 1 << soc::RESET_PIPE;
 
 /// All registers.
 pub const REGS: &[Reg] = &[Reg::rw(
     "RESETS",
     RESETS,
-    LINES,
-    LINES,
+    !0,
+    !0,
     "spec §1.4; Linux v6.12 reset-simple.c, snps,dw-high-reset; INFERRED: all asserted after power-on",
 )
-.effect("asserting the core reset resets PARF, DBI, iATU, MSI and the link")];
+.effect("asserting a core reset resets PARF, DBI, iATU, MSI and the link")];

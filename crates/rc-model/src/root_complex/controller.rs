@@ -25,6 +25,7 @@ use crate::parf::Parf;
 use crate::phy::Phy;
 use crate::reset::Resets;
 use crate::soc;
+use crate::soc::Soc;
 use crate::soc::Window;
 
 /// The blocks. Reads and writes here have passed gating and are at most 64 bits wide.
@@ -41,6 +42,7 @@ pub(super) struct Controller {
     pub msi: MsiCtrl,
     pub link: Link,
     pub observer: Observer,
+    soc: &'static Soc,
     card: Option<Rate>,
     msi_gating: bool,
     /// State of the last [`Event::Ltssm`].
@@ -51,17 +53,18 @@ impl Controller {
     pub fn new(config: &Config) -> Controller {
         let card = config.endpoint.as_ref().map(|_| config.endpoint_rate);
         Controller {
-            gpio: Gpio::default(),
-            resets: Resets::default(),
+            gpio: Gpio::new(config.soc),
+            resets: Resets::new(config.soc),
             phy: Phy::default(),
             parf: Parf::default(),
             elbi: Elbi::default(),
             mhi: Mhi::default(),
-            dbi: Dbi::new(card.is_some()),
-            iatu: Iatu::default(),
+            dbi: Dbi::new(config.soc, card.is_some()),
+            iatu: Iatu::new(config.soc.unroll),
             msi: MsiCtrl::new(),
             link: Link::new(config.train_ns),
             observer: Observer::default(),
+            soc: config.soc,
             card,
             msi_gating: config.msi_gating,
             reported_ltssm: 0,
@@ -72,15 +75,39 @@ impl Controller {
     pub fn gate(&self, win: Window) -> Option<&'static str> {
         match win {
             Window::Gpio | Window::Reset | Window::Phy => None,
-            Window::Parf | Window::Mhi => (!self.gpio.cfg_clock_on()).then_some("clock"),
+            Window::Parf | Window::Mhi => (!self.gpio.ahb_clock_on()).then_some("clock"),
             Window::Dbi | Window::Elbi | Window::Atu | Window::Config | Window::Mem => {
                 if !self.gpio.clocks_on() {
                     Some("clock")
                 } else {
-                    self.resets.core().then_some("reset")
+                    self.held()
                 }
             }
         }
+    }
+
+    /// What keeps the core from working whatever its clocks do. A core without a reset line starts anew when its supplies
+    /// come back (INFERRED: its power domain is not modelled).
+    pub fn held(&self) -> Option<&'static str> {
+        if self.soc.resets.is_empty() {
+            (!self.gpio.supplies_on()).then_some("supply")
+        } else {
+            self.resets.core().then_some("reset")
+        }
+    }
+
+    /// Whether an access to `win` needs a running clock.
+    pub fn clocked(&self, win: Window) -> bool {
+        match win {
+            Window::Gpio | Window::Reset | Window::Phy => false,
+            Window::Parf => self.soc.ahb_clock.is_some(),
+            _ => true,
+        }
+    }
+
+    /// Output lines of this SoC.
+    pub fn soc(&self) -> &'static Soc {
+        self.soc
     }
 
     fn view(&self, now: SimTime) -> LinkView {
@@ -99,6 +126,7 @@ impl Controller {
             Window::Elbi => self.elbi.read(self.link.ltssm(now), off, w),
             Window::Atu => self.iatu.read(off, w),
             Window::Dbi if MsiCtrl::claims(off) => self.msi.read(off, w),
+            Window::Dbi if self.iatu.claims(off) => self.iatu.viewport_read(off, w),
             Window::Dbi => self.dbi.read(self.view(now), off, w),
             Window::Gpio => self.gpio.read(off, w),
             Window::Reset => self.resets.read(off, w),
@@ -128,6 +156,7 @@ impl Controller {
                     self.observer.last_msi_addr = Some(self.msi.addr());
                 }
             }
+            Window::Dbi if self.iatu.claims(off) => self.iatu.viewport_write(off, w, v),
             Window::Dbi => {
                 if self.dbi.write(off, w, v) {
                     self.link.retrain(now);
@@ -143,7 +172,7 @@ impl Controller {
     fn conditions(&self) -> Conditions {
         Conditions {
             enabled: self.gpio.clocks_on()
-                && !self.resets.core()
+                && self.held().is_none()
                 && !self.parf.phy_powered_down()
                 && self.phy.up(&self.resets)
                 && (self.parf.ltssm_en() || self.elbi.lt_enable()),
@@ -217,7 +246,8 @@ impl Controller {
     /// Output levels; `ep_intx` are the pins that the endpoint asserts.
     pub fn levels(&self, ep_intx: u8) -> IrqLevels {
         let gate = if self.msi_gating { self.parf.msi_gate() } else { u8::MAX };
-        let msi = IrqLevels::from(self.msi.levels() & gate);
+        let groups = IrqLevels::from(self.msi.levels() & gate);
+        let msi = if self.soc.msi_lines == 1 { u64::from(groups != 0) } else { groups };
         // The endpoint is device 0, so the bridge's swizzle leaves its pins as they are. No link, no assertion.
         let downstream = if self.link.up() { ep_intx } else { 0 };
         let intx = IrqLevels::from((self.dbi.intx() | downstream) & 0xf);

@@ -31,12 +31,15 @@ use crate::iatu::Outbound;
 use crate::sample::Sample;
 use crate::sample::SamplePoint;
 use crate::soc;
+use crate::soc::Soc;
 use crate::soc::Window;
 use controller::Controller;
 use observer::Kind;
 
 /// What is built.
 pub struct Config {
+    /// Which SoC's root complex.
+    pub soc: &'static Soc,
     /// The function behind the port, if the slot is occupied.
     pub endpoint: Option<Box<dyn Function<Event>>>,
     /// What the endpoint's side of the link can do.
@@ -48,9 +51,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// An sm8250 port: gen 3 x1, 20 ms of training, MSI lines not gated by PARF.
-    pub fn sm8250(endpoint: Option<Box<dyn Function<Event>>>) -> Config {
+    /// A port of `soc`: gen 3 x1, 20 ms of training, MSI lines not gated by PARF.
+    pub fn new(soc: &'static Soc, endpoint: Option<Box<dyn Function<Event>>>) -> Config {
         Config {
+            soc,
             endpoint,
             endpoint_rate: Rate { speed: 3, width: 1 },
             train_ns: 20_000_000,
@@ -160,8 +164,7 @@ impl RootComplex {
             let sample = self.sample_now(cx.now, SamplePoint::S5);
             self.port.observer.emit(cx, Kind::Sample, || Event::Sampled(sample));
         }
-        let provider = matches!(win, Window::Gpio | Window::Reset | Window::Phy);
-        if self.port.observer.after_s3 && !provider {
+        if self.port.observer.after_s3 && self.port.clocked(win) {
             self.port.observer.counts.after_s3 += 1;
         }
         let off = off & !(w.bytes() - 1);
@@ -212,7 +215,9 @@ impl RootComplex {
         }
         let before = perst_falls.then(|| self.emit_sample(cx, SamplePoint::S1));
 
+        let held = self.port.held().is_some();
         self.port.gpio = next;
+        let lost_power = !held && self.port.held() == Some("supply");
         if clocks_change {
             let on = self.port.gpio.clocks_on();
             self.port.observer.after_s3 = !on;
@@ -225,6 +230,9 @@ impl RootComplex {
             self.reset_endpoint(cx, ResetKind::Perst);
         }
         self.settle(cx);
+        if lost_power {
+            self.port.reset_core(ResetKind::PowerOn);
+        }
         if let Some(endpoint) = before {
             let sample = sampling::sample(&self.port, cx.now, SamplePoint::S2, endpoint);
             self.port.observer.emit(cx, Kind::Sample, || Event::Sampled(sample));

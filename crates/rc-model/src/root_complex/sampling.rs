@@ -39,11 +39,11 @@ fn provider_items(c: &Controller, put: &mut dyn FnMut(&str, u64)) {
     put("gpio.perst", c.gpio.perst().into());
     put("gpio.perst_out", c.gpio.perst_driven().into());
     put("clk.on", c.gpio.clocks().into());
-    for (n, e) in c.gpio.edges().iter().enumerate() {
-        put(&format!("clk.edges[{n}].on"), e.on);
-        put(&format!("clk.edges[{n}].off"), e.off);
+    for (name, e) in c.soc().clocks.iter().zip(c.gpio.edges()) {
+        put(&format!("clk.edges[{name}].on"), e.on);
+        put(&format!("clk.edges[{name}].off"), e.off);
     }
-    put("reset.core", c.resets.core().into());
+    put("reset.core", c.held().is_some().into());
     put("reg.on", c.gpio.supplies().into());
     put("phy.reset_ctrl", c.phy.software_reset().into());
     put("phy.reset", u64::from(c.resets.phy()) | u64::from(c.resets.pipe()) << 1);

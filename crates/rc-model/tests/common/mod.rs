@@ -33,7 +33,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn new() -> Machine {
-        Machine::with(Config::sm8250(Some(Box::new(EndpointTest::default()))))
+        Machine::with(Config::new(&soc::SM8250, Some(Box::new(EndpointTest::default()))))
     }
 
     pub fn with(config: Config) -> Machine {
@@ -133,7 +133,7 @@ impl Machine {
 
     /// Clocks on and resets off, nothing else: every window answers.
     pub fn wake(&mut self) {
-        for n in 0..soc::CLOCKS.len() as u32 {
+        for n in 0..soc::SM8250.clocks.len() as u32 {
             self.gpio_dir_out(soc::GPIO_CLK0 + n, true);
         }
         for n in [soc::RESET_CORE, soc::RESET_PHY, soc::RESET_PIPE] {

@@ -43,6 +43,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         append: g.append.clone(),
         vcpus: g.vcpus,
         memory_mib: g.memory,
+        soc: files.soc.name.into(),
         trace: false,
         task: if args.shell { Task::Shell } else { Task::Show(plan.clone()) },
     };

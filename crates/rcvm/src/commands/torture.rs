@@ -93,6 +93,7 @@ fn job(args: &TortureArgs, files: &Guest, plan: Plan) -> Job {
         append: args.guest.append.clone(),
         vcpus: args.guest.vcpus,
         memory_mib: args.guest.memory,
+        soc: files.soc.name.into(),
         trace: !args.no_trace,
         task: Task::Torture(plan),
     }
@@ -105,6 +106,7 @@ fn setting(args: &TortureArgs, place: Where, files: &Guest) -> Setting {
         mode: place.name().into(),
         profile: files.profile.clone(),
         kernel_image: files.kernel.display().to_string(),
+        soc: files.soc.name.into(),
         vcpus: args.guest.vcpus,
         memory_mib: args.guest.memory,
         seed: args.seed,
