@@ -80,7 +80,8 @@ fn plan(cache: &Cache, tree: &Path, series: Series) -> Result<Plan, Error> {
         v.sort_unstable();
         v.dedup();
     }
-    let recipes = recipe::all_bytes(tree)?;
+    let recipes: Vec<Vec<u8>> =
+        drivers.iter().map(|d| recipe::effect(tree, d, series)).collect::<Result<_, _>>()?;
     let names = [drivers.join(" "), modules.join(" ")];
     let compiler = first_line(Command::new(format!("{}gcc", cross_compile())).arg("--version"));
     let version = format!("{series} {}", source.version);

@@ -71,8 +71,7 @@ pub fn apply(
         Some(base) => apply(tree, base, series, original)?,
         None => BTreeMap::new(),
     };
-    let of_series = |e: &&Edit| Range { from: e.from, until: e.until }.has(series);
-    for e in recipe.edits.iter().filter(of_series) {
+    for e in edits(&recipe, series) {
         let text = match files.remove(&e.file) {
             Some(t) => t,
             None => original(&e.file)?,
@@ -93,32 +92,44 @@ fn edit(tree: &Path, recipe: &str, e: &Edit, text: &str) -> Result<String, Error
             matches,
         });
     }
-    let new = match (&e.replace, &e.insert_before) {
-        (Some(r), None) => r.clone(),
+    Ok(text.replacen(&e.find, &replacement(tree, recipe, e)?, 1))
+}
+
+fn edits(recipe: &Recipe, series: Series) -> impl Iterator<Item = &Edit> {
+    recipe.edits.iter().filter(move |e| Range { from: e.from, until: e.until }.has(series))
+}
+
+/// What comes to stand where `e.find` was.
+fn replacement(tree: &Path, recipe: &str, e: &Edit) -> Result<String, Error> {
+    match (&e.replace, &e.insert_before) {
+        (Some(r), None) => Ok(r.clone()),
         (None, Some(insert)) => {
             let file = path(tree, insert);
             let code = std::fs::read_to_string(&file)
                 .map_err(|e| Error::io(format!("read {}", file.display()), e))?;
-            code + &e.find
+            Ok(code + &e.find)
         }
         _ => {
             let why = format!("\"{}\": give either replace or insert_before", e.why);
-            return Err(Error::Data { file: path(tree, &format!("{recipe}.toml")), why });
+            Err(Error::Data { file: path(tree, &format!("{recipe}.toml")), why })
         }
-    };
-    Ok(text.replacen(&e.find, &new, 1))
+    }
 }
 
-/// Every file of the recipes' folder: they are part of a kernel's key.
-pub fn all_bytes(tree: &Path) -> Result<Vec<Vec<u8>>, Error> {
-    let dir = tree.join("guest-images/recipes");
-    let entries = std::fs::read_dir(&dir).map_err(|e| Error::io(format!("read {}", dir.display()), e))?;
-    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).collect();
-    files.sort_unstable();
-    files
-        .iter()
-        .map(|f| std::fs::read(f).map_err(|e| Error::io(format!("read {}", f.display()), e)))
-        .collect()
+/// Everything that `name` does to the source of `series`: part of a kernel's key.
+pub fn effect(tree: &Path, name: &str, series: Series) -> Result<Vec<u8>, Error> {
+    let recipe = read(tree, name)?;
+    let mut all = match &recipe.base {
+        Some(base) => effect(tree, base, series)?,
+        None => Vec::new(),
+    };
+    for e in edits(&recipe, series) {
+        for text in [&e.file, &e.find, &replacement(tree, name, e)?] {
+            all.extend_from_slice(text.as_bytes());
+            all.push(0);
+        }
+    }
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -162,5 +173,7 @@ mod tests {
         let files = |series: &str| apply(dir.path(), "base", series.parse().unwrap(), &|_| Ok("bool".into()));
         assert_eq!(files("6.1").unwrap()["K"], "tristate");
         assert!(files("6.12").unwrap().is_empty());
+        let effect = |series: &str| effect(dir.path(), "base", series.parse().unwrap()).unwrap();
+        assert_eq!((effect("6.12"), effect("6.1")), (vec![], b"K\0bool\0tristate\0".to_vec()));
     }
 }
