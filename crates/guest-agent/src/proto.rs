@@ -94,7 +94,8 @@ pub enum Op {
         /// Give up after this many milliseconds of guest time.
         timeout_ms: u64,
     },
-    /// Through pci_endpoint_test: SET_IRQTYPE `kind`, then raise vectors 1..=`vectors` (INTx: once) one by one.
+    /// Through pci_endpoint_test: SET_IRQTYPE `kind`, then raise vectors 1..=`vectors` (INTx: once) one by one, as far as
+    /// the driver has got them.
     /// Takes an [`IrqSnapshot`] after SET_IRQTYPE and reads handler counts before and after.
     ExerciseIrqs {
         /// Which kind.
@@ -175,6 +176,8 @@ pub struct Exercised {
     pub kind: IrqKind,
     /// Snapshot with all vectors requested.
     pub snapshot: IrqSnapshot,
+    /// Vectors that the driver has got; INTx: 1.
+    pub allocated: u32,
     /// One row a raised vector.
     pub vectors: Vec<RaisedVector>,
 }
@@ -251,7 +254,8 @@ mod tests {
         let irqs =
             BTreeMap::from([(24, IrqDesc { chip: "GICv3".into(), hwirq: Some(141), ..IrqDesc::default() })]);
         let snapshot = IrqSnapshot { irqs, domains: BTreeMap::from([("d".into(), IrqDomain::default())]) };
-        let exercised = Exercised { kind: IrqKind::Msi, snapshot: snapshot.clone(), vectors: vec![] };
+        let exercised =
+            Exercised { kind: IrqKind::Msi, snapshot: snapshot.clone(), allocated: 0, vectors: vec![] };
         for value in [Value::Irqs(snapshot), Value::Exercised(exercised)] {
             let sent = Reply { id: 1, result: Ok(value) };
             let line = serde_json::to_string(&sent).unwrap();

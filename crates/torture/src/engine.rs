@@ -250,6 +250,7 @@ impl Engine<'_> {
             let value = self.phase(kind_name(kind), |e| e.call(Op::ExerciseIrqs { kind, vectors }))?;
             let Value::Exercised(x) = value else { return self.unexpected(&value) };
             ledger.observe(&x.snapshot);
+            self.report(too_few(&x, p.least_vectors(kind, vectors)));
             self.report(undelivered(&x));
             raised += x.vectors.len() as u64;
         }
@@ -372,6 +373,20 @@ fn split_samples(events: Vec<rc_model::Event>) -> (Vec<rc_model::Event>, BTreeMa
         })
         .collect();
     (rest, samples)
+}
+
+fn too_few(x: &Exercised, least: u32) -> Vec<Finding> {
+    if x.allocated >= least {
+        return Vec::new();
+    }
+    let kind = kind_name(x.kind);
+    let f = Finding::new(
+        Class::IrqUndelivered,
+        Source::GuestKernel,
+        format!("{kind} vectors missing"),
+        format!("{kind}: the driver got {} vectors of {least}", x.allocated),
+    );
+    vec![f.fact("got", x.allocated).fact("expected", least)]
 }
 
 fn undelivered(x: &Exercised) -> Vec<Finding> {

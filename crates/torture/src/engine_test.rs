@@ -23,6 +23,8 @@ enum Fault {
     DieInSecondLoad,
     /// Vector 3 of MSI never reaches its handler.
     LostVector,
+    /// The driver gets half of the MSI-X vectors that it asks for.
+    HalfTheVectors,
     /// The second bind fails.
     BindFails,
 }
@@ -58,14 +60,18 @@ impl Fake {
 
     fn exercise(&mut self, kind: IrqKind, vectors: u32) -> Value {
         self.held = Some(kind);
-        let n = if kind == IrqKind::Intx { 1 } else { vectors };
+        let n = match kind {
+            IrqKind::Intx => 1,
+            IrqKind::MsiX if self.fault == Fault::HalfTheVectors => vectors / 2,
+            _ => vectors,
+        };
         let vectors = (1..=n)
             .map(|number| {
                 let lost = self.fault == Fault::LostVector && kind == IrqKind::Msi && number == 3;
                 RaisedVector { number, ok: !lost, virq: 19 + number, before: 5, after: 6 - u64::from(lost) }
             })
             .collect();
-        Value::Exercised(Exercised { kind, snapshot: self.snapshot(), vectors })
+        Value::Exercised(Exercised { kind, snapshot: self.snapshot(), allocated: n, vectors })
     }
 
     fn teardown(&mut self) {
@@ -213,6 +219,13 @@ fn a_dead_guest_keeps_the_cycles_done() {
     let (events, verdict) = run_fake(&mut fake(Fault::DieInSecondLoad), 3, hello());
     assert_eq!(verdict, Verdict::Crash);
     assert_eq!(records(&events).len(), 1);
+}
+
+#[test]
+fn vectors_that_the_driver_did_not_get_make_the_run_inconclusive() {
+    let (events, verdict) = run_fake(&mut fake(Fault::HalfTheVectors), 1, hello());
+    assert_eq!(verdict, Verdict::Inconclusive);
+    assert!(events.iter().any(|e| matches!(e, Event::Finding(f) if f.rule == "msi-x vectors missing")));
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub struct Plan {
     pub msi_vectors: u32,
     /// MSI-X vectors to raise per cycle, 1–32.
     pub msix_vectors: u32,
+    /// Hardware vectors that iMSI-RX has for all functions together.
+    pub hwirqs: u32,
     /// Longest wait for the agent's first message, ms.
     pub boot_timeout_ms: u64,
     /// Longest wait for one operation, ms.
@@ -30,9 +32,29 @@ impl Default for Plan {
             seed: 1,
             msi_vectors: 32,
             msix_vectors: 32,
+            hwirqs: 256,
             boot_timeout_ms: 60_000,
             op_timeout_ms: 60_000,
             enumerate_timeout_ms: 20_000,
+        }
+    }
+}
+
+impl Plan {
+    /// Fewest vectors of `kind` that the driver has to get when it asks for `wanted`.
+    ///
+    /// The root port's services hold one. MSI takes an aligned block of a power of two: with one vector gone, half of
+    /// what there is is the largest, and a driver that does not get all gets one.
+    pub fn least_vectors(&self, kind: IrqKind, wanted: u32) -> u32 {
+        let enough = match kind {
+            IrqKind::Intx => true,
+            IrqKind::Msi => 2 * wanted.next_power_of_two() <= self.hwirqs,
+            IrqKind::MsiX => wanted < self.hwirqs,
+        };
+        if enough {
+            wanted
+        } else {
+            1
         }
     }
 }
@@ -122,6 +144,21 @@ fn splitmix64(x: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_single_msi_line_has_too_few_vectors_for_a_block_of_32() {
+        let plan = |hwirqs| Plan { hwirqs, ..Plan::default() };
+        for (hwirqs, kind, least) in [
+            (256, IrqKind::Msi, 32),
+            (256, IrqKind::MsiX, 32),
+            (32, IrqKind::Msi, 1),
+            (32, IrqKind::MsiX, 1),
+            (32, IrqKind::Intx, 32),
+        ] {
+            assert_eq!(plan(hwirqs).least_vectors(kind, 32), least, "{hwirqs} {kind:?}");
+        }
+        assert_eq!(plan(32).least_vectors(IrqKind::Msi, 16), 16);
+    }
 
     #[test]
     fn a_bind_always_follows_an_unbind_and_an_insmod_a_rmmod() {

@@ -82,7 +82,9 @@ pub fn exercise(root: &Root, kind: IrqKind, vectors: u32) -> Result<Value, OpErr
     let snapshot = irqs::snapshot(root, true);
     let virqs = virqs(root, kind);
     let before = irqs::counts(&root.text("proc/interrupts"));
-    let numbers: Vec<u32> = if kind == IrqKind::Intx { vec![0] } else { (1..=vectors).collect() };
+    let allocated = virqs.len() as u32;
+    let numbers: Vec<u32> =
+        if kind == IrqKind::Intx { vec![0] } else { (1..=vectors.min(allocated)).collect() };
     let oks: Vec<bool> = numbers.iter().map(|&n| test.raise(kind, n)).collect();
     let after = irqs::counts(&root.text("proc/interrupts"));
     let count = |c: &std::collections::BTreeMap<u32, u64>, virq| c.get(&virq).copied().unwrap_or(0);
@@ -94,7 +96,7 @@ pub fn exercise(root: &Root, kind: IrqKind, vectors: u32) -> Result<Value, OpErr
             RaisedVector { number, ok, virq, before: count(&before, virq), after: count(&after, virq) }
         })
         .collect();
-    Ok(Value::Exercised(Exercised { kind, snapshot, vectors }))
+    Ok(Value::Exercised(Exercised { kind, snapshot, allocated, vectors }))
 }
 
 /// virqs of the function that has the driver, in vector order.

@@ -37,7 +37,7 @@ use crate::progress::Progress;
 pub fn run(args: &TortureArgs) -> Result<u8> {
     let place = front::decide(args.guest.mode)?;
     let files = guest(&args.guest)?;
-    let plan = plan(args);
+    let plan = plan(args, files.soc);
     let report = Report::new(setting(args, place, &files));
     let mut run = Run {
         artifacts: Artifacts::create(&args.out, !args.no_trace, &report)?,
@@ -74,12 +74,13 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     Ok(run.report.exit_code)
 }
 
-fn plan(args: &TortureArgs) -> Plan {
+fn plan(args: &TortureArgs, soc: &rc_model::Soc) -> Plan {
     Plan {
         cycles: args.cycles,
         seed: args.seed,
         msi_vectors: args.msi,
         msix_vectors: args.msix,
+        hwirqs: 32 * soc.msi_lines,
         boot_timeout_ms: args.guest.boot_timeout * 1000,
         op_timeout_ms: args.guest.op_timeout * 1000,
         ..Plan::default()
