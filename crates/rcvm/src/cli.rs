@@ -33,6 +33,8 @@ pub enum Command {
         prerequisite, 3 crash or hang, 4 inconclusive.\n\nArtifacts in --out: report.json, console.log, boot.log (the kernel log up to the agent), trace.bin."
     )]
     Torture(TortureArgs),
+    /// Torture every SoC on every kernel series, and the control that must fail on each
+    Matrix(MatrixArgs),
     /// Decode a trace.bin: one register access a line
     Trace(TraceArgs),
     /// Execute a job on this machine's KVM (started by rcvm itself)
@@ -147,6 +149,23 @@ pub struct TortureArgs {
     /// Known residue is a failure too
     #[arg(long)]
     pub strict: bool,
+}
+
+/// Arguments of `rcvm matrix`.
+#[derive(Clone, Debug, Args)]
+pub struct MatrixArgs {
+    /// Kernel series, separated by commas: two numbers each, or newest
+    #[arg(long, default_value = "6.1,6.12,newest", value_delimiter = ',', value_name = "LIST")]
+    pub series: Vec<String>,
+    /// SoCs, separated by commas; all of them if none is given
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub soc: Vec<String>,
+    /// Cycles of each run: 4 have every way of loading and of tearing down
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub cycles: u32,
+    /// Directory for matrix.md, matrix.json and the artifacts of each run
+    #[arg(long, default_value = "rcvm-matrix", value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// Arguments of `rcvm trace`.

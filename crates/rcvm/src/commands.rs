@@ -2,6 +2,7 @@
 
 mod doctor;
 mod image;
+mod matrix;
 mod run;
 mod torture;
 mod trace;
@@ -23,6 +24,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Image(c) => image::run(c),
         Command::Run(args) => run::run(&args),
         Command::Torture(args) => torture::run(&args),
+        Command::Matrix(args) => matrix::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Worker { job } => {
             let stream = crate::front::native_stream(&job)?;
