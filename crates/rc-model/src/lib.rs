@@ -23,7 +23,9 @@ pub mod soc;
 
 pub use dbi::Rate;
 pub use event::Event;
+pub use registry::reference;
 pub use registry::register_name;
+pub use registry::tables;
 pub use root_complex::Config;
 pub use root_complex::RootComplex;
 pub use sample::Sample;

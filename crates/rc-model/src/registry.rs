@@ -1,6 +1,7 @@
-//! Names of registers by window and offset, from the same tables that drive them.
+//! Names of registers by window and offset, and the register reference, from the same tables that drive them.
 
 use block::Reg;
+use block::ResetKind;
 use pcie::config::regs as pci;
 
 use crate::dbi;
@@ -12,6 +13,96 @@ use crate::parf;
 use crate::phy;
 use crate::reset;
 use crate::soc::Window;
+
+/// One register table and where it is.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// What it describes.
+    pub title: &'static str,
+    /// Window that it is in.
+    pub window: Window,
+    /// Offsets that its rows are relative to: one, or one a region.
+    pub bases: Vec<u32>,
+    /// Its rows.
+    pub rows: &'static [Reg],
+}
+
+/// Every register table of the model.
+pub fn tables() -> Vec<Table> {
+    let regions = (0..iatu::regs::REGIONS).flat_map(|n| [iatu::regs::outbound(n), iatu::regs::inbound(n)]);
+    let one = |title, window, base, rows| Table { title, window, bases: vec![base], rows };
+    vec![
+        one("PARF: Qualcomm's wrapper", Window::Parf, 0, parf::regs::REGS),
+        one("ELBI", Window::Elbi, 0, elbi::regs::REGS),
+        one("MHI counters", Window::Mhi, 0, mhi::regs::REGS),
+        one("Port logic", Window::Dbi, 0, dbi::regs::PORT_LOGIC_REGS),
+        one("iMSI-RX", Window::Dbi, 0, msi_ctrl::regs::REGS),
+        Table {
+            title: "iATU: one region",
+            window: Window::Atu,
+            bases: regions.collect(),
+            rows: iatu::regs::REGION,
+        },
+        one("Root port: type 1 header", Window::Dbi, 0, pci::TYPE1),
+        one("Root port: power management", Window::Dbi, dbi::regs::PM, pci::PM),
+        one("Root port: MSI", Window::Dbi, dbi::regs::MSI, pci::MSI),
+        one("Root port: PCI Express, rows of its own", Window::Dbi, dbi::regs::EXP, dbi::regs::EXP_OWN),
+        one("Root port: AER", Window::Dbi, dbi::regs::AER, pci::AER),
+        one("Root port: AER, of root ports", Window::Dbi, dbi::regs::AER, pci::AER_ROOT),
+        one("Root port: Secondary PCI Express", Window::Dbi, dbi::regs::SECPCI, dbi::regs::SECPCI_ROWS),
+        one("Root port: L1 PM substates", Window::Dbi, dbi::regs::L1SS, pci::L1SS),
+        one("GPIO bank", Window::Gpio, 0, gpio::regs::REGS),
+        one("Reset controller", Window::Reset, 0, reset::regs::REGS),
+        one("PHY (qcom,pcie2-phy)", Window::Phy, 0, phy::regs::REGS),
+    ]
+}
+
+/// The register reference: docs/registers.md.
+pub fn reference() -> String {
+    let mut out = String::from(
+        "# Registers\n\nGenerated from the tables that the model runs on; a test keeps this file true. *RW*: bits that a \
+         guest may write. *W1C*: cleared by writing one. *RO-WR*: writable while DBI_RO_WR_EN is set. *Kept*: what a \
+         register survives.\n",
+    );
+    for t in tables() {
+        let at = match t.bases.as_slice() {
+            [base] => format!("at {base:#x} of `{:?}`", t.window),
+            all => format!("at each of {} offsets of `{:?}`, from {:#x}", all.len(), t.window, all[0]),
+        };
+        out += &format!("\n## {}\n\n{at}\n\n", t.title);
+        out += "| offset | bits | name | reset | RW | W1C | RO-WR | kept | effect | source |\n";
+        out += "|---|---|---|---|---|---|---|---|---|---|\n";
+        for r in t.rows {
+            out += &row(r);
+        }
+    }
+    out
+}
+
+fn row(r: &Reg) -> String {
+    let mask = |m: u32| if m == 0 { "–".to_owned() } else { format!("{m:#x}") };
+    let kinds = [
+        (ResetKind::Core, "core"),
+        (ResetKind::Perst, "PERST#"),
+        (ResetKind::HotReset, "hot reset"),
+        (ResetKind::LinkDown, "link down"),
+        (ResetKind::D3HotToD0, "D3hot"),
+    ];
+    let kept: Vec<&str> = kinds.iter().filter(|k| r.survives.keeps(k.0)).map(|k| k.1).collect();
+    let kept = if kept.is_empty() { "–".to_owned() } else { kept.join(", ") };
+    format!(
+        "| {:#x} | {} | {} | {:#x} | {} | {} | {} | {kept} | {} | {} |\n",
+        r.off,
+        r.width.bytes() * 8,
+        r.name,
+        r.reset,
+        mask(r.rw),
+        mask(r.w1c),
+        mask(r.ro_wr),
+        r.side_effect.replace('|', "\\|"),
+        r.src.replace('|', "\\|")
+    )
+}
 
 /// Tables of the root port's configuration space with the base they are at; earlier ones win.
 const ROOT_PORT: &[(u32, &[Reg])] = &[

@@ -7,35 +7,26 @@ use block::RegFile;
 use block::ResetKind;
 use block::Width;
 use common::Machine;
-use pcie::config::regs as pci;
-use rc_model::dbi;
 use rc_model::register_name;
 use rc_model::soc;
 use rc_model::Window;
 
 /// Tables with the window they are in and the offsets they are at.
 fn tables() -> Vec<(Window, Vec<u32>, &'static [Reg])> {
-    let regions: Vec<u32> =
-        (0..8).flat_map(|n| [rc_model::iatu::regs::outbound(n), rc_model::iatu::regs::inbound(n)]).collect();
-    vec![
-        (Window::Parf, vec![0], rc_model::parf::regs::REGS),
-        (Window::Elbi, vec![0], rc_model::elbi::regs::REGS),
-        (Window::Mhi, vec![0], rc_model::mhi::regs::REGS),
-        (Window::Gpio, vec![0], rc_model::gpio::regs::REGS),
-        (Window::Reset, vec![0], rc_model::reset::regs::REGS),
-        (Window::Phy, vec![0], rc_model::phy::regs::REGS),
-        (Window::Atu, regions, rc_model::iatu::regs::REGION),
-        (Window::Dbi, vec![0], dbi::regs::PORT_LOGIC_REGS),
-        (Window::Dbi, vec![0], msi_ctrl::regs::REGS),
-        (Window::Dbi, vec![dbi::regs::EXP], dbi::regs::EXP_OWN),
-        (Window::Dbi, vec![dbi::regs::SECPCI], dbi::regs::SECPCI_ROWS),
-        (Window::Dbi, vec![0], pci::TYPE1),
-        (Window::Dbi, vec![dbi::regs::PM], &pci::PM[1..]),
-        (Window::Dbi, vec![dbi::regs::MSI], pci::MSI),
-        (Window::Dbi, vec![dbi::regs::AER], pci::AER),
-        (Window::Dbi, vec![dbi::regs::AER], pci::AER_ROOT),
-        (Window::Dbi, vec![dbi::regs::L1SS], pci::L1SS),
-    ]
+    rc_model::tables()
+        .into_iter()
+        // PM_PMC is the port's own: it says from where PME# comes.
+        .map(|t| (t.window, t.bases, if t.title == PM { &t.rows[1..] } else { t.rows }))
+        .collect()
+}
+
+const PM: &str = "Root port: power management";
+
+#[test]
+fn the_reference_in_docs_is_the_tables() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/registers.md");
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    assert!(text == rc_model::reference(), "out of date: cargo run -p rcvm -- registers > docs/registers.md");
 }
 
 const KINDS: [ResetKind; 6] = [

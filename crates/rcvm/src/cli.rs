@@ -37,6 +37,8 @@ pub enum Command {
     Matrix(MatrixArgs),
     /// Decode a trace.bin: one register access a line
     Trace(TraceArgs),
+    /// Print the register reference of the model (docs/registers.md)
+    Registers,
     /// Execute a job on this machine's KVM (started by rcvm itself)
     #[command(hide = true)]
     Worker {

@@ -26,6 +26,10 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Torture(args) => torture::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Registers => {
+            print!("{}", rc_model::reference());
+            Ok(0)
+        }
         Command::Worker { job } => {
             let stream = crate::front::native_stream(&job)?;
             crate::worker::serve(&job, stream.try_clone().context("clone the stream")?, stream)?;

@@ -12,19 +12,26 @@ use block::RegFile;
 use block::ResetKind;
 use block::Width;
 
+use crate::soc::Soc;
+
 /// The wrapper.
 #[derive(Clone, Debug)]
 pub struct Parf {
     regs: RegFile,
 }
 
-impl Default for Parf {
-    fn default() -> Self {
-        Parf { regs: RegFile::with_scratch(regs::LEN_BYTES, regs::REGS) }
-    }
-}
-
 impl Parf {
+    /// The wrapper of `soc`, after power-on.
+    pub fn new(soc: &Soc) -> Parf {
+        let mut file = RegFile::with_scratch(regs::LEN_BYTES, regs::REGS);
+        if soc.ops == "1_0_0" {
+            // INFERRED: its driver never powers the PHY up here (spec §4.1), and links come up.
+            file.set_reset(regs::PHY_CTRL, 0);
+        }
+        file.reset(ResetKind::PowerOn);
+        Parf { regs: file }
+    }
+
     /// A guest read of at most 32 bits; `ltssm` is the link's state.
     pub fn read(&self, ltssm: u8, off: u64, w: Width) -> u64 {
         let v = self.regs.read(off, w);
@@ -102,6 +109,7 @@ impl Parf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::soc::SM8250;
 
     fn at(off: u32) -> u64 {
         u64::from(off)
@@ -109,7 +117,7 @@ mod tests {
 
     #[test]
     fn clear_is_write_one_to_clear_of_status_and_reads_zero() {
-        let mut p = Parf::default();
+        let mut p = Parf::new(&SM8250);
         p.link_up();
         p.link_down();
         p.write(at(regs::INT_ALL_CLEAR), Width::B4, u64::from(regs::INT_LINK_UP | 1 << 30));
@@ -121,7 +129,7 @@ mod tests {
 
     #[test]
     fn global_follows_status_and_mask_at_once() {
-        let mut p = Parf::default();
+        let mut p = Parf::new(&SM8250);
         p.link_up();
         assert!(!p.global(), "not enabled out of reset");
         p.write(at(regs::INT_ALL_MASK), Width::B4, u64::from(regs::INT_LINK_UP));
@@ -132,7 +140,7 @@ mod tests {
 
     #[test]
     fn ltssm_mirrors_the_state_and_keeps_only_its_enable() {
-        let mut p = Parf::default();
+        let mut p = Parf::new(&SM8250);
         p.write(at(regs::LTSSM), Width::B4, 0xffff_ffff);
         let v = p.read(0x11, at(regs::LTSSM), Width::B4) as u32;
         assert_eq!(v & regs::LTSSM_STATE, 0x11, "5:0 are read-only");
@@ -143,7 +151,7 @@ mod tests {
 
     #[test]
     fn flush_mode_lasts_until_software_clears_it() {
-        let mut p = Parf::default();
+        let mut p = Parf::new(&SM8250);
         p.link_down();
         p.write(at(regs::LTSSM), Width::B4, u64::from(regs::LTSSM_EN));
         assert_ne!(p.read(0, at(regs::LTSSM), Width::B4) as u32 & regs::FLUSH_MODE, 0);
@@ -153,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_core_reset_clears_latched_events_and_the_mask() {
-        let mut p = Parf::default();
+        let mut p = Parf::new(&SM8250);
         p.link_down();
         p.write(at(regs::INT_ALL_MASK), Width::B4, u64::from(regs::INT_LINK_DOWN));
         assert!(p.global());
@@ -164,7 +172,7 @@ mod tests {
 
     #[test]
     fn unlisted_registers_are_storage() {
-        let mut p = Parf::default();
+        let mut p = Parf::new(&SM8250);
         p.write(0x2000, Width::B4, 0x0100_0000);
         p.write(0x700, Width::B4, 0x1234_5678);
         assert_eq!(p.read(0, 0x2000, Width::B4), 0x0100_0000);

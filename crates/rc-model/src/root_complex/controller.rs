@@ -56,7 +56,7 @@ impl Controller {
             gpio: Gpio::new(config.soc),
             resets: Resets::new(config.soc),
             phy: Phy::default(),
-            parf: Parf::default(),
+            parf: Parf::new(config.soc),
             elbi: Elbi::default(),
             mhi: Mhi::default(),
             dbi: Dbi::new(config.soc, card.is_some()),
