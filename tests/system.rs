@@ -170,6 +170,21 @@ fn the_naive_driver_is_never_clean() {
 }
 
 #[test]
+fn a_register_read_after_the_clocks_have_stopped_is_seen_and_strict_gating_aborts_it() {
+    let run = torture(&["--profile", "late", "--cycles", "1"]);
+    assert_eq!(run.code, 1, "{}", run.all());
+    assert!(run.classes().contains(&"gated-access".into()), "{}", run.all());
+
+    let run = torture(&["--profile", "late", "--cycles", "1", "--gating", "strict"]);
+    assert_eq!(run.code, 3, "{}", run.all());
+    assert!(run.stderr.contains("external abort"), "{}", run.all());
+    assert!(run.stderr.contains("qcom_pcie_teardown"), "the trace names the culprit: {}", run.all());
+
+    let run = torture(&["--cycles", "1", "--gating", "strict"]);
+    assert_eq!(run.code, 0, "the right order meets no abort: {}", run.all());
+}
+
+#[test]
 fn a_run_that_is_killed_leaves_a_readable_report_and_no_machine() {
     let out = tempfile::tempdir().unwrap();
     let mut child = rcvm(&["torture", "--cycles", "1000"]).arg("--out").arg(out.path()).spawn().unwrap();

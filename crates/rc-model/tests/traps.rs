@@ -492,6 +492,25 @@ fn s5_precedes_the_first_access_after_s4_and_opens_a_life() {
 }
 
 #[test]
+fn only_a_strict_machine_aborts_and_only_where_a_block_stands_still() {
+    for strict in [false, true] {
+        let mut config = Config::new(&soc::SM8250, None);
+        config.strict = strict;
+        let mut m = Machine::with(config);
+        assert_eq!(m.readl(Window::Dbi, 0), ALL);
+        assert_eq!(m.rc.aborted(), strict);
+        m.writel(Window::Parf, 0x40, 0);
+        assert_eq!(m.rc.aborted(), strict);
+        m.readl(Window::Gpio, 0);
+        assert!(!m.rc.aborted(), "providers always answer");
+        m.wake();
+        m.readl(Window::Dbi, 0);
+        m.readl(Window::Mem, 0);
+        assert!(!m.rc.aborted(), "a dead link is no abort (spec §3)");
+    }
+}
+
+#[test]
 fn samples_name_every_item_of_the_documented_table() {
     let table = include_str!("../src/sample.rs");
     let mut m = Machine::new();

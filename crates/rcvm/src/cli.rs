@@ -74,6 +74,15 @@ pub enum Mode {
     Nested,
 }
 
+/// What an access to a block without clock or in reset does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Gating {
+    /// It reads all ones, and is a finding
+    Lenient,
+    /// It aborts in the guest, as on silicon, and is a finding
+    Strict,
+}
+
 /// Which guest.
 #[derive(Clone, Debug, Args)]
 pub struct GuestArgs {
@@ -86,6 +95,9 @@ pub struct GuestArgs {
     /// SoC whose root complex the guest gets
     #[arg(long, default_value = "sm8250", value_name = "NAME")]
     pub soc: String,
+    /// What an access to a block without clock or in reset does
+    #[arg(long, value_enum, default_value_t = Gating::Lenient)]
+    pub gating: Gating,
     /// Your own arm64 kernel Image or Image.gz instead of the profile's
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,

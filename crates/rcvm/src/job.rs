@@ -21,6 +21,8 @@ pub struct Job {
     pub memory_mib: u64,
     /// Name of the SoC whose root complex the machine has; checked by who made the job.
     pub soc: String,
+    /// Whether an access to a block that stands still aborts in the guest.
+    pub strict_gating: bool,
     /// Whether to send the access trace.
     pub trace: bool,
     /// What to do with the guest.

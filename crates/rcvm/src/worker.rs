@@ -102,6 +102,9 @@ mod guest {
     fn spec(job: &Job) -> Result<VmSpec> {
         let soc = rc_model::soc::find(&job.soc).with_context(|| format!("no SoC {}", job.soc))?;
         let shell = if job.task == Task::Shell { " rcvm.shell" } else { "" };
+        let endpoint = endpoints::endpoint_test::EndpointTest::default();
+        let mut rc = rc_model::Config::new(soc, Some(Box::new(endpoint)));
+        rc.strict = job.strict_gating;
         Ok(VmSpec {
             kernel: job.kernel.clone(),
             initramfs: job.initramfs.clone(),
@@ -109,7 +112,7 @@ mod guest {
             vcpus: job.vcpus,
             mem_bytes: job.memory_mib << 20,
             trace_entries: if job.trace { TRACE_ENTRIES } else { 0 },
-            rc: rc_model::Config::new(soc, Some(Box::new(endpoints::endpoint_test::EndpointTest::default()))),
+            rc,
         })
     }
 

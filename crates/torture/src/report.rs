@@ -38,6 +38,8 @@ pub struct Setting {
     pub kernel_image: String,
     /// SoC whose root complex the guest had.
     pub soc: String,
+    /// What an access to a block that stands still did: `lenient`, all ones and a finding; `strict`, an external abort too.
+    pub gating: String,
     /// vCPUs of the guest.
     pub vcpus: u8,
     /// Guest memory, MiB.

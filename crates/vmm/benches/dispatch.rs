@@ -10,6 +10,7 @@ use rc_model::soc;
 use rc_model::Config;
 use rc_model::RootComplex;
 use rc_model::Window;
+use vmm::bus::Answer;
 use vmm::bus::Lines;
 use vmm::bus::RcBus;
 
@@ -35,7 +36,7 @@ fn dispatch(c: &mut Criterion) {
     bus.write(0, gpio + soc::gpio::SET, Width::B4, clocks);
     bus.write(0, soc::window(Window::Reset).0, Width::B4, 0);
     let dbi = soc::window(Window::Dbi).0;
-    assert_eq!(bus.read(0, dbi, Width::B2), Some(0x17cb), "the core answers");
+    assert_eq!(bus.read(0, dbi, Width::B2), Answer::Value(0x17cb), "the core answers");
     c.bench_function("dbi_read", |b| b.iter(|| bus.read(0, dbi + 0x80, Width::B4)));
 }
 

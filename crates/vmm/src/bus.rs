@@ -37,6 +37,17 @@ pub trait Lines: Send {
     fn set(&mut self, line: u32, level: bool);
 }
 
+/// What became of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A read's value; of a write, what was written.
+    Value(u64),
+    /// The guest gets an external abort.
+    Abort,
+    /// Nothing of ours is at this address.
+    Nobody,
+}
+
 /// Gives the time since power-on.
 pub type Clock = Box<dyn Fn() -> SimTime + Send + Sync>;
 /// Takes the model's observations.
@@ -111,22 +122,33 @@ impl RcBus {
         (off < *len).then_some((*window, off))
     }
 
-    /// A guest read; `None`: nothing of ours is there.
-    pub fn read(&self, vcpu: u8, addr: u64, w: Width) -> Option<u64> {
-        let (window, off) = self.decode(addr)?;
+    /// A guest read.
+    pub fn read(&self, vcpu: u8, addr: u64, w: Width) -> Answer {
+        let Some((window, off)) = self.decode(addr) else { return Answer::Nobody };
         self.interposer.pass(&Access { window, off, write: false, vcpu });
-        let value = self.with_model(|rc, cx| rc.read(cx, window, off, w));
+        let (value, aborted) = self.with_model(|rc, cx| (rc.read(cx, window, off, w), rc.aborted()));
         self.record(vcpu, window, off, w, false, value);
-        Some(value)
+        if aborted {
+            Answer::Abort
+        } else {
+            Answer::Value(value)
+        }
     }
 
-    /// A guest write; `false`: nothing of ours is there.
-    pub fn write(&self, vcpu: u8, addr: u64, w: Width, value: u64) -> bool {
-        let Some((window, off)) = self.decode(addr) else { return false };
+    /// A guest write.
+    pub fn write(&self, vcpu: u8, addr: u64, w: Width, value: u64) -> Answer {
+        let Some((window, off)) = self.decode(addr) else { return Answer::Nobody };
         self.interposer.pass(&Access { window, off, write: true, vcpu });
         self.record(vcpu, window, off, w, true, value);
-        self.with_model(|rc, cx| rc.write(cx, window, off, w, value));
-        true
+        let aborted = self.with_model(|rc, cx| {
+            rc.write(cx, window, off, w, value);
+            rc.aborted()
+        });
+        if aborted {
+            Answer::Abort
+        } else {
+            Answer::Value(value)
+        }
     }
 
     /// Device-side state now.

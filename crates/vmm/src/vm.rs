@@ -37,6 +37,7 @@ use vmm_sys_util::signal::register_signal_handler;
 use vmm_sys_util::signal::Killable;
 use vmm_sys_util::signal::SIGRTMIN;
 
+use crate::bus::Answer;
 use crate::bus::Lines;
 use crate::bus::RcBus;
 use crate::fdt;
@@ -397,11 +398,15 @@ impl Shared {
             }
             let why = match fd.run() {
                 Ok(VcpuExit::MmioRead(addr, data)) => {
-                    self.mmio_read(index, addr, data);
+                    if self.mmio_read(index, addr, data) == Answer::Abort {
+                        inject_abort(fd);
+                    }
                     continue;
                 }
                 Ok(VcpuExit::MmioWrite(addr, data)) => {
-                    self.mmio_write(index, addr, data);
+                    if self.mmio_write(index, addr, data) == Answer::Abort {
+                        inject_abort(fd);
+                    }
                     continue;
                 }
                 Ok(VcpuExit::Intr) => continue,
@@ -441,20 +446,30 @@ impl Shared {
         self.gate.changed.notify_all();
     }
 
-    fn mmio_read(&self, vcpu: u8, addr: u64, data: &mut [u8]) {
+    fn mmio_read(&self, vcpu: u8, addr: u64, data: &mut [u8]) -> Answer {
         self.mmio_exits.fetch_add(1, Ordering::Relaxed);
-        let Some(w) = Width::from_bytes(data.len()) else { return };
-        let value = match addr {
-            a if within(a, layout::VIRTIO) => lock(&self.virtio).dev.read(a - layout::VIRTIO.0, data.len()),
-            a if within(a, layout::UART) => u64::from(lock(&self.uart).read(a - layout::UART.0)),
-            a => self.bus.read(vcpu, a, w).unwrap_or_else(|| self.nobody(a, w)),
+        let Some(w) = Width::from_bytes(data.len()) else { return Answer::Nobody };
+        let answer = match addr {
+            a if within(a, layout::VIRTIO) => {
+                Answer::Value(lock(&self.virtio).dev.read(a - layout::VIRTIO.0, data.len()))
+            }
+            a if within(a, layout::UART) => {
+                Answer::Value(u64::from(lock(&self.uart).read(a - layout::UART.0)))
+            }
+            a => self.bus.read(vcpu, a, w),
+        };
+        let value = match answer {
+            Answer::Value(v) => v,
+            Answer::Abort => w.ones(),
+            Answer::Nobody => self.nobody(addr, w),
         };
         data.copy_from_slice(&value.to_le_bytes()[..data.len()]);
+        answer
     }
 
-    fn mmio_write(&self, vcpu: u8, addr: u64, data: &[u8]) {
+    fn mmio_write(&self, vcpu: u8, addr: u64, data: &[u8]) -> Answer {
         self.mmio_exits.fetch_add(1, Ordering::Relaxed);
-        let Some(w) = Width::from_bytes(data.len()) else { return };
+        let Some(w) = Width::from_bytes(data.len()) else { return Answer::Nobody };
         let mut bytes = [0; 8];
         bytes[..data.len()].copy_from_slice(data);
         let value = u64::from_le_bytes(bytes);
@@ -463,12 +478,18 @@ impl Shared {
                 let mut v = lock(&self.virtio);
                 v.dev.write(a - layout::VIRTIO.0, value as u32);
                 self.sync_virtio(&mut v);
+                Answer::Value(value)
             }
-            a if within(a, layout::UART) => lock(&self.uart).write(a - layout::UART.0, value as u8),
+            a if within(a, layout::UART) => {
+                lock(&self.uart).write(a - layout::UART.0, value as u8);
+                Answer::Value(value)
+            }
             a => {
-                if !self.bus.write(vcpu, a, w, value) {
+                let answer = self.bus.write(vcpu, a, w, value);
+                if answer == Answer::Nobody {
                     self.nobody(a, w);
                 }
+                answer
             }
         }
     }
@@ -479,6 +500,16 @@ impl Shared {
             log::warn!("guest access at {addr:#x}, where nothing is");
         }
         w.ones()
+    }
+}
+
+/// Have the access that this vCPU has just left end in an external abort (Linux Documentation/virt/kvm/api.rst,
+/// KVM_SET_VCPU_EVENTS: `ext_dabt_pending` after an MMIO exit).
+fn inject_abort(fd: &VcpuFd) {
+    let mut events = kvm_vcpu_events::default();
+    events.exception.ext_dabt_pending = 1;
+    if let Err(e) = fd.set_vcpu_events(&events) {
+        log::error!("KVM_SET_VCPU_EVENTS: {e}: the guest reads all ones instead of an abort");
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! *Modelled*: clock and reset gating of each window, outbound routing to the endpoint, propagation of PERST#,
 //! link loss and hot reset, the INTx wires, the oracle's sampling points.
-//! *Not modelled*: more than one function below the port; external aborts (the owner sees a
-//! [`Event::GatedAccess`] and may inject one).
+//! *Not modelled*: more than one function below the port; the abort itself
+//! ([`RootComplex::aborted`] tells the owner to inject one).
 //! *Sources*: spec/dwc-qcom-registers.md §2.1, §3, §4.5, §5.1.
 //!
 //! One access is: let due time pass, sample if a new life begins, gate, dispatch, settle the link. Levels are
@@ -46,6 +46,8 @@ pub struct Config {
     pub endpoint_rate: Rate,
     /// From the last condition of link training to L0.
     pub train_ns: u64,
+    /// Whether an access to a block that stands still aborts, as on silicon (spec §2.1), instead of reading all ones.
+    pub strict: bool,
     /// Whether INT_ALL_MASK bits 30:23 gate the msiN lines (spec §2.2.2: silicon differs per SoC).
     pub msi_gating: bool,
 }
@@ -58,6 +60,7 @@ impl Config {
             endpoint,
             endpoint_rate: Rate { speed: 3, width: 1 },
             train_ns: 20_000_000,
+            strict: false,
             msi_gating: false,
         }
     }
@@ -67,6 +70,8 @@ impl Config {
 pub struct RootComplex {
     port: Controller,
     endpoint: Option<Box<dyn Function<Event>>>,
+    strict: bool,
+    aborted: bool,
 }
 
 impl std::fmt::Debug for RootComplex {
@@ -85,7 +90,7 @@ impl RootComplex {
     /// After power-on.
     pub fn new(config: Config) -> RootComplex {
         let port = Controller::new(&config);
-        RootComplex { port, endpoint: config.endpoint }
+        RootComplex { port, endpoint: config.endpoint, strict: config.strict, aborted: false }
     }
 
     /// A guest read of `w` at `off` of `win`.
@@ -93,6 +98,7 @@ impl RootComplex {
         let Some(off) = self.begin(cx, win, off, w) else { return w.ones() };
         if let Some(why) = self.port.gate(win) {
             self.port.gated(cx, win, off, false, why);
+            self.aborted = self.strict;
             return w.ones();
         }
         match win {
@@ -109,6 +115,7 @@ impl RootComplex {
         let Some(off) = self.begin(cx, win, off, w) else { return };
         if let Some(why) = self.port.gate(win) {
             self.port.gated(cx, win, off, true, why);
+            self.aborted = self.strict;
             return;
         }
         match win {
@@ -124,6 +131,11 @@ impl RootComplex {
                 self.settle(cx);
             }
         }
+    }
+
+    /// Whether the last access ended in an external abort. Only a strict machine has any.
+    pub fn aborted(&self) -> bool {
+        self.aborted
     }
 
     /// When [`RootComplex::tick`] wants to run next.
@@ -158,6 +170,7 @@ impl RootComplex {
 
     /// What precedes every access. Returns the aligned offset, or nothing if the access does not fit the window.
     fn begin(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width) -> Option<u64> {
+        self.aborted = false;
         self.advance(cx);
         if self.port.observer.s5_armed {
             self.port.observer.begin_life();

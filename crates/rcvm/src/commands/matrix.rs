@@ -1,4 +1,4 @@
-//! `rcvm matrix`: every SoC on every kernel series, and the control that must fail on each.
+//! `rcvm matrix`: every SoC on every kernel series, and the controls that must fail on each.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,13 +18,13 @@ use crate::cli::MatrixArgs;
 
 /// Profile of the cells of a SoC.
 const PROFILE: &str = "modular";
-/// Profile of the last row.
-const CONTROL: &str = "naive";
+/// Profiles of the last rows.
+const CONTROLS: [&str; 2] = ["naive", "late"];
 
 /// One run.
 #[derive(Clone, Debug, Serialize)]
 struct Cell {
-    /// Row: a SoC, or the control.
+    /// Row: a SoC, or a control.
     row: String,
     /// Column: a kernel series.
     series: String,
@@ -63,7 +63,9 @@ pub fn run(args: &MatrixArgs) -> Result<u8> {
             }
             cells.push(cell(args, soc.name, &["--soc", soc.name, "--profile", PROFILE], *s)?);
         }
-        cells.push(cell(args, CONTROL, &["--profile", CONTROL], *s)?);
+        for control in CONTROLS {
+            cells.push(cell(args, control, &["--profile", control], *s)?);
+        }
     }
     let columns: Vec<String> = series.iter().map(ToString::to_string).collect();
     let table = table(&socs, &columns, &cells);
@@ -127,7 +129,7 @@ fn cell(args: &MatrixArgs, row: &str, options: &[&str], series: images::Series) 
 }
 
 fn judge(row: &str, series: String, report: Option<Report>, said: &str) -> Cell {
-    let control = row == CONTROL;
+    let control = CONTROLS.contains(&row);
     let good = |v: Verdict| match v {
         Verdict::Clean | Verdict::Residue => !control,
         Verdict::Leak | Verdict::Crash => control,
@@ -184,7 +186,9 @@ fn table(socs: &[&Soc], columns: &[String], cells: &[Cell]) -> String {
         let iatu = if s.unroll { "unrolled" } else { "viewport" };
         row(s.name, format!("{} | {iatu} | {}", s.ops, s.msi_lines));
     }
-    row(CONTROL, "control: must fail | | ".into());
+    for control in CONTROLS {
+        row(control, "control: must fail | | ".into());
+    }
     out
 }
 
@@ -213,10 +217,10 @@ mod tests {
             ("sm8250", Verdict::Residue, true),
             ("sm8250", Verdict::Leak, false),
             ("sm8250", Verdict::Inconclusive, false),
-            (CONTROL, Verdict::Leak, true),
-            (CONTROL, Verdict::Crash, true),
-            (CONTROL, Verdict::Clean, false),
-            (CONTROL, Verdict::Inconclusive, false),
+            ("naive", Verdict::Leak, true),
+            ("naive", Verdict::Crash, true),
+            ("naive", Verdict::Clean, false),
+            ("naive", Verdict::Inconclusive, false),
         ] {
             assert_eq!(judge(row, "6.12".into(), Some(report(verdict)), "").ok, ok, "{row} {verdict:?}");
         }

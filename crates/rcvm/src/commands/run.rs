@@ -17,6 +17,7 @@ use torture::Plan;
 use super::guest;
 use super::no_agent;
 use super::Guest;
+use crate::cli::Gating;
 use crate::cli::RunArgs;
 use crate::front;
 use crate::front::Got;
@@ -44,6 +45,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         vcpus: g.vcpus,
         memory_mib: g.memory,
         soc: files.soc.name.into(),
+        strict_gating: g.gating == Gating::Strict,
         trace: false,
         task: if args.shell { Task::Shell } else { Task::Show(plan.clone()) },
     };

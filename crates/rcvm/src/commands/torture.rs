@@ -23,6 +23,7 @@ use super::guest;
 use super::no_agent;
 use super::Guest;
 use crate::artifacts::Artifacts;
+use crate::cli::Gating;
 use crate::cli::TortureArgs;
 use crate::front;
 use crate::front::Got;
@@ -95,6 +96,7 @@ fn job(args: &TortureArgs, files: &Guest, plan: Plan) -> Job {
         vcpus: args.guest.vcpus,
         memory_mib: args.guest.memory,
         soc: files.soc.name.into(),
+        strict_gating: args.guest.gating == Gating::Strict,
         trace: !args.no_trace,
         task: Task::Torture(plan),
     }
@@ -108,6 +110,7 @@ fn setting(args: &TortureArgs, place: Where, files: &Guest) -> Setting {
         profile: files.profile.clone(),
         kernel_image: files.kernel.display().to_string(),
         soc: files.soc.name.into(),
+        gating: if args.guest.gating == Gating::Strict { "strict" } else { "lenient" }.into(),
         vcpus: args.guest.vcpus,
         memory_mib: args.guest.memory,
         seed: args.seed,
