@@ -157,6 +157,22 @@ fn the_modular_driver_releases_every_mapping_in_all_four_kinds_of_cycle() {
     for register in ["PARF_LTSSM", "MSI_INTR0_ENABLE"] {
         assert!(text.contains(register), "the trace names no {register}");
     }
+    // A probe that finds the hardware as the first one did writes the same to PARF.
+    let dir = run.out.path().to_str().unwrap();
+    let diff = plain(&[
+        "trace",
+        dir,
+        "--cycle",
+        "1",
+        "--diff",
+        dir,
+        "--with-cycle",
+        "3",
+        "--window",
+        "parf",
+        "--writes",
+    ]);
+    assert_eq!((diff.status.code(), String::from_utf8_lossy(&diff.stdout).as_ref()), (Some(0), ""));
 }
 
 #[test]

@@ -185,8 +185,26 @@ pub struct MatrixArgs {
 /// Arguments of `rcvm trace`.
 #[derive(Clone, Debug, Args)]
 pub struct TraceArgs {
-    /// A trace.bin of `rcvm torture`
+    /// A trace.bin of `rcvm torture`, or the directory that has it
     pub file: PathBuf,
+    /// Only this cycle of the file, counted from 1
+    #[arg(long, value_name = "N")]
+    pub cycle: Option<usize>,
+    /// Only these windows, separated by commas: parf, dbi, elbi, atu, mhi, config, mem, gpio, reset, phy
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub window: Vec<String>,
+    /// Only writes
+    #[arg(long)]
+    pub writes: bool,
+    /// Compare with another trace (or with --with-cycle of the same): times and vCPUs do not count
+    #[arg(long, value_name = "FILE")]
+    pub diff: Option<PathBuf>,
+    /// Cycle of the other trace; the same as --cycle if it is not given
+    #[arg(long, value_name = "N", requires = "diff")]
+    pub with_cycle: Option<usize>,
+    /// Write a JSON file that trace viewers (chrome://tracing, Perfetto) open
+    #[arg(long, value_name = "FILE", conflicts_with = "diff")]
+    pub chrome: Option<PathBuf>,
 }
 
 #[cfg(test)]

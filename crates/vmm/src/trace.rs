@@ -28,21 +28,35 @@ pub struct Entry {
     pub write: bool,
 }
 
-impl fmt::Display for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = rc_model::register_name(self.window, self.off).unwrap_or_default();
-        write!(
-            f,
-            "{:>14.6} ms cpu{} {} {:<6} +{:#06x} {:>2} {:#0width$x} {name}",
-            self.time_ns as f64 / 1e6,
-            self.vcpu,
+impl Entry {
+    /// Name of the window, as in the decoded form.
+    pub fn window_name(&self) -> String {
+        format!("{:?}", self.window).to_lowercase()
+    }
+
+    /// Name of the register, or empty.
+    pub fn register(&self) -> String {
+        rc_model::register_name(self.window, self.off).unwrap_or_default()
+    }
+
+    /// What was accessed and how, without when and by whom: what two runs can be compared by.
+    pub fn what(&self) -> String {
+        format!(
+            "{} {:<6} +{:#06x} {:>2} {:#0width$x} {}",
             if self.write { "W" } else { "R" },
-            format!("{:?}", self.window).to_lowercase(),
+            self.window_name(),
             self.off,
             self.width.bytes() * 8,
             self.value,
+            self.register(),
             width = 2 + 2 * self.width.bytes() as usize,
         )
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>14.6} ms cpu{} {}", self.time_ns as f64 / 1e6, self.vcpu, self.what())
     }
 }
 
@@ -125,9 +139,9 @@ pub struct NotATrace {
     pub at: usize,
 }
 
-/// The accesses of a whole `trace.bin`. A torn last chunk gives the records that are whole.
-pub fn decode(bytes: &[u8]) -> Result<Vec<Entry>, NotATrace> {
-    let mut out = Vec::new();
+/// The chunks of a whole `trace.bin`: one a cycle. A torn last chunk gives the records that are whole.
+pub fn decode(bytes: &[u8]) -> Result<Vec<Taken>, NotATrace> {
+    let mut chunks = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
         let bad = NotATrace { at };
@@ -135,20 +149,23 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Entry>, NotATrace> {
         if &head[..8] != MAGIC || head[8..12] != (RECORD_BYTES as u32).to_le_bytes() {
             return Err(bad);
         }
+        let lost = u64::from_le_bytes(head[16..24].try_into().map_err(|_| bad)?);
         let n = u32::from_le_bytes(head[24..28].try_into().map_err(|_| bad)?) as usize;
         at += HEAD_BYTES;
+        let mut out = Vec::new();
         let mut left = n;
         for record in bytes[at..].chunks_exact(RECORD_BYTES).take(n) {
             out.push(decode_record(record).ok_or(NotATrace { at })?);
             at += RECORD_BYTES;
             left -= 1;
         }
+        chunks.push(Taken { entries: out, lost });
         if left > 0 {
             // The writer was killed in the middle of this chunk.
             break;
         }
     }
-    Ok(out)
+    Ok(chunks)
 }
 
 fn decode_record(r: &[u8]) -> Option<Entry> {
@@ -214,9 +231,9 @@ mod tests {
         let t = Taken { entries: (0..3).map(entry).collect(), lost: 9 };
         let mut bytes = encode(&t);
         bytes.extend(encode(&t));
-        assert_eq!(decode(&bytes).unwrap().len(), 6);
+        assert_eq!(decode(&bytes).unwrap(), [t.clone(), t.clone()]);
         bytes.pop();
-        assert_eq!(decode(&bytes).unwrap().len(), 5);
+        assert_eq!(decode(&bytes).unwrap()[1].entries, t.entries[..2]);
         assert!(decode(b"garbage that is long enough to be a header").is_err());
     }
 
@@ -224,7 +241,8 @@ mod tests {
     fn every_window_has_its_code() {
         for (w, ..) in rc_model::soc::MAP {
             let e = Entry { window: *w, ..entry(1) };
-            assert_eq!(decode(&encode(&Taken { entries: vec![e], lost: 0 })).unwrap(), [e]);
+            let t = Taken { entries: vec![e], lost: 0 };
+            assert_eq!(decode(&encode(&t)).unwrap(), [t]);
         }
     }
 }
