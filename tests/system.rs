@@ -194,7 +194,7 @@ fn a_register_read_after_the_clocks_have_stopped_is_seen_and_strict_gating_abort
     let run = torture(&["--profile", "late", "--cycles", "1", "--gating", "strict"]);
     assert_eq!(run.code, 3, "{}", run.all());
     assert!(run.stderr.contains("external abort"), "{}", run.all());
-    assert!(run.stderr.contains("qcom_pcie_teardown"), "the trace names the culprit: {}", run.all());
+    assert!(run.stderr.contains("qcom_pcie_remove"), "the trace names the culprit: {}", run.all());
 
     let run = torture(&["--cycles", "1", "--gating", "strict"]);
     assert_eq!(run.code, 0, "the right order meets no abort: {}", run.all());

@@ -80,7 +80,7 @@ impl Scanner {
         }
         let (class, name) = classify(line)?;
         let text = strip_stamp(line);
-        if std::mem::replace(&mut self.oopsed, name == "oops") && text.contains("not syncing: Oops") {
+        if std::mem::replace(&mut self.oopsed, name == "oops") && text.ends_with("Fatal exception") {
             return None;
         }
         let f = Finding::new(class, Source::Console, format!("console {name}: {}", site(text)), text);
@@ -204,6 +204,13 @@ mod tests {
             "dw_pcie_read+0x5c/0xa0\nqcom_pcie_link_up+0x18/0x50 [pcie_qcom]"
         );
         assert_eq!(s.finish(), None);
+    }
+
+    #[test]
+    fn a_panic_that_no_oops_came_before_is_an_event() {
+        let mut s = Scanner::default();
+        assert_eq!(s.feed(b"Kernel panic - not syncing: VFS: Unable to mount root fs\n"), vec![]);
+        assert_eq!(s.finish().map(|f| f.class), Some(Class::Crash));
     }
 
     #[test]
