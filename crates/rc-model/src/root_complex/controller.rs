@@ -124,14 +124,14 @@ impl Controller {
             Window::Parf => self.parf.read(self.link.ltssm(now), off, w),
             Window::Mhi => self.mhi.read(off, w),
             Window::Elbi => self.elbi.read(self.link.ltssm(now), off, w),
-            Window::Atu => self.iatu.read(off, w),
+            Window::Atu if self.soc.unroll => self.iatu.read(off, w),
             Window::Dbi if MsiCtrl::claims(off) => self.msi.read(off, w),
             Window::Dbi if self.iatu.claims(off) => self.iatu.viewport_read(off, w),
             Window::Dbi => self.dbi.read(self.view(now), off, w),
             Window::Gpio => self.gpio.read(off, w),
             Window::Reset => self.resets.read(off, w),
             Window::Phy => self.phy.read(&self.resets, off, w),
-            Window::Config | Window::Mem => w.ones(),
+            Window::Atu | Window::Config | Window::Mem => w.ones(),
         }
     }
 
@@ -149,7 +149,7 @@ impl Controller {
                     self.link.turn_off(now);
                 }
             }
-            Window::Atu => self.iatu.write(off, w, v),
+            Window::Atu if self.soc.unroll => self.iatu.write(off, w, v),
             Window::Dbi if MsiCtrl::claims(off) => {
                 self.msi.write(off, w, v);
                 if self.msi.addr() != 0 {
@@ -164,7 +164,7 @@ impl Controller {
             }
             Window::Reset => self.resets.write(off, w, v),
             Window::Phy => self.phy.write(off, w, v),
-            Window::Mhi | Window::Gpio | Window::Config | Window::Mem => {}
+            Window::Atu | Window::Mhi | Window::Gpio | Window::Config | Window::Mem => {}
         }
     }
 

@@ -25,6 +25,7 @@ pub const MS: u64 = 1_000_000;
 
 /// The bus.
 pub struct Machine {
+    pub soc: &'static rc_model::Soc,
     pub rc: RootComplex,
     pub mem: VecMem,
     pub events: Vec<Event>,
@@ -38,6 +39,7 @@ impl Machine {
 
     pub fn with(config: Config) -> Machine {
         Machine {
+            soc: config.soc,
             rc: RootComplex::new(config),
             mem: VecMem::new(RAM, 0x1_0000),
             events: Vec::new(),
@@ -131,12 +133,18 @@ impl Machine {
         self.rmw(Window::Reset, 0, clear, set);
     }
 
-    /// Clocks on and resets off, nothing else: every window answers.
+    /// Clocks on and resets off, nothing else: every window answers. A core without a reset needs its supplies too.
     pub fn wake(&mut self) {
-        for n in 0..soc::SM8250.clocks.len() as u32 {
+        for n in 0..self.soc.clocks.len() as u32 {
             self.gpio_dir_out(soc::GPIO_CLK0 + n, true);
         }
-        for n in [soc::RESET_CORE, soc::RESET_PHY, soc::RESET_PIPE] {
+        if self.soc.resets.is_empty() {
+            for n in 0..self.soc.supplies.len() as u32 {
+                self.gpio_dir_out(soc::GPIO_REG0 + n, true);
+            }
+        }
+        let core = soc::RESET_CORE..soc::RESET_CORE + self.soc.resets.len() as u32;
+        for n in core.chain([soc::RESET_PHY, soc::RESET_PIPE]) {
             self.reset_line(n, false);
         }
     }
@@ -170,15 +178,24 @@ impl Machine {
     }
 
     pub fn outbound(&mut self, n: u64, base: u64, last: u64, target: u64, kind: u32) {
-        let at = n << 9;
-        self.writel(Window::Atu, at + 0x08, base as u32);
-        self.writel(Window::Atu, at + 0x0c, (base >> 32) as u32);
-        self.writel(Window::Atu, at + 0x10, last as u32);
-        self.writel(Window::Atu, at + 0x20, (last >> 32) as u32);
-        self.writel(Window::Atu, at + 0x14, target as u32);
-        self.writel(Window::Atu, at + 0x18, (target >> 32) as u32);
-        self.writel(Window::Atu, at, kind);
-        self.writel(Window::Atu, at + 4, 1 << 31);
+        let (window, at) = if self.soc.unroll {
+            (Window::Atu, n << 9)
+        } else {
+            self.writel(Window::Dbi, 0x900, n as u32);
+            (Window::Dbi, 0x904)
+        };
+        for (reg, v) in [
+            (0x08, base),
+            (0x0c, base >> 32),
+            (0x10, last),
+            (0x20, last >> 32),
+            (0x14, target),
+            (0x18, target >> 32),
+            (0x00, u64::from(kind)),
+            (0x04, 1 << 31),
+        ] {
+            self.writel(window, at + reg, v as u32);
+        }
     }
 
     /// iMSI-RX for group 0 at [`MSI_TARGET`], and the endpoint's MSI with one message.
