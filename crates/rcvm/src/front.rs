@@ -35,6 +35,9 @@ const QEMU: &str = "qemu-system-aarch64";
 /// What to do where there is none.
 const QEMU_REMEDY: &str = "apt-get install qemu-system-arm (scripts/setup does)";
 
+/// Name of the outer machine's initramfs in the worker's directory.
+const OUTER_INITRAMFS: &str = "outer.cpio";
+
 /// A running worker.
 pub struct Worker {
     child: Child,
@@ -129,6 +132,8 @@ pub fn start(place: Where, job: &Job, outer_kernel: &Path, worker: &Path) -> Res
     let mut w =
         Worker { child, frames: read_in_background(reader), to_worker: Some(stream), start_ms: 0, dir };
     w.await_ready(begun)?;
+    // It is in the machine's memory now; if this process is killed, less is left behind.
+    let _ = std::fs::remove_file(w.dir.path().join(OUTER_INITRAMFS));
     w.start_ms = begun.elapsed().as_millis() as u64;
     Ok(w)
 }
@@ -151,7 +156,7 @@ fn nested_command(job: &Job, kernel: &Path, worker: &Path, dir: &Path) -> Result
     let found =
         std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(QEMU).is_file()));
     anyhow::ensure!(found, "there is no {QEMU} in PATH: {QEMU_REMEDY}");
-    let initramfs = dir.join("outer.cpio");
+    let initramfs = dir.join(OUTER_INITRAMFS);
     outer_initramfs(job, worker, &initramfs)?;
     let log = File::create(dir.join("worker.log")).context("cannot create a log file")?;
     let memory = job.memory_mib + OUTER_EXTRA_MIB;
