@@ -105,7 +105,7 @@ impl Controller {
         }
     }
 
-    /// Output lines of this SoC.
+    /// Which SoC this is.
     pub fn soc(&self) -> &'static Soc {
         self.soc
     }
