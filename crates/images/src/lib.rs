@@ -64,16 +64,25 @@ pub fn profiles() -> Result<Vec<String>, Error> {
 }
 
 /// The series that `name` stands for: two numbers, or `newest`; its source is fetched if it is not on this machine.
-pub fn series(name: &str, progress: Progress<'_>) -> Result<Series, Error> {
+/// `newest` stays what it was until `refresh` asks for it again.
+pub fn series(name: &str, refresh: bool, progress: Progress<'_>) -> Result<Series, Error> {
     let cache = cache::Cache::locate()?;
     let wrong = |why: String| Error::Series { why };
-    if name != "newest" {
-        let series = name.parse().map_err(wrong)?;
-        if source::find(&cache, series).is_some() {
-            return Ok(series);
-        }
+    let newest = cache.dir().join("newest");
+    let known = match name {
+        "newest" if refresh => None,
+        "newest" => std::fs::read_to_string(&newest).ok().and_then(|s| s.trim().parse().ok()),
+        _ => Some(name.parse().map_err(wrong)?),
+    };
+    if let Some(series) = known.filter(|s| source::find(&cache, *s).is_some()) {
+        return Ok(series);
     }
-    cross::kernel_source(&cache, &source_tree()?, name, progress)?.parse().map_err(wrong)
+    let series = cross::kernel_source(&cache, &source_tree()?, name, progress)?.parse().map_err(wrong)?;
+    if name == "newest" {
+        std::fs::write(&newest, format!("{series}\n"))
+            .map_err(|e| Error::io(format!("write {}", newest.display()), e))?;
+    }
+    Ok(series)
 }
 
 /// Build what `profile` of `series` needs; quick if it is all there.

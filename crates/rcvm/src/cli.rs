@@ -89,7 +89,8 @@ pub struct GuestArgs {
     /// Guest image profile
     #[arg(long, default_value = "modular", value_name = "NAME")]
     pub profile: String,
-    /// Kernel series of the image: two numbers (6.1, 6.12, …), or newest; sources that are not installed are fetched
+    /// Kernel series of the image: two numbers (6.1, 6.12, …), or newest (as of the last `image build --series newest`);
+    /// sources that are not installed are fetched
     #[arg(long, default_value = "6.12", value_name = "SERIES")]
     pub series: String,
     /// SoC whose root complex the guest gets

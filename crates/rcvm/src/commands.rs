@@ -58,7 +58,7 @@ struct Guest {
 fn guest(args: &GuestArgs) -> Result<Guest> {
     let soc = soc(&args.soc)?;
     let progress: images::Progress<'_> = &mut |line| eprintln!("{line}");
-    let series = images::series(&args.series, progress)?;
+    let series = images::series(&args.series, false, progress)?;
     if args.kernel.is_none() && series < images::Series::new(soc.since.0, soc.since.1) {
         bail!(
             "Linux {series} does not know {}: give --series {}.{} or newer, or another --soc",

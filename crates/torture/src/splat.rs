@@ -80,7 +80,7 @@ impl Scanner {
         }
         let (class, name) = classify(line)?;
         let text = strip_stamp(line);
-        if std::mem::replace(&mut self.oopsed, name == "oops") && text.ends_with("Fatal exception") {
+        if std::mem::replace(&mut self.oopsed, name == "oops") && text.contains("Fatal exception") {
             return None;
         }
         let f = Finding::new(class, Source::Console, format!("console {name}: {}", site(text)), text);

@@ -9,7 +9,7 @@ pub fn run(command: ImageCommand) -> Result<u8> {
     match command {
         ImageCommand::Build { profile, series } => {
             let progress: images::Progress<'_> = &mut |line| eprintln!("{line}");
-            let image = images::build(&profile, images::series(&series, progress)?, progress)?;
+            let image = images::build(&profile, images::series(&series, true, progress)?, progress)?;
             println!("profile   {}", image.profile);
             println!("release   {}", image.release);
             println!("kernel    {}", image.kernel.display());

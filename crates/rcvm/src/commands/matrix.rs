@@ -46,7 +46,7 @@ pub fn run(args: &MatrixArgs) -> Result<u8> {
     let socs = socs(&args.soc)?;
     let mut series = Vec::new();
     for name in &args.series {
-        series.push(images::series(name, &mut |line| eprintln!("{line}"))?);
+        series.push(images::series(name, false, &mut |line| eprintln!("{line}"))?);
     }
     std::fs::create_dir_all(&args.out).with_context(|| {
         format!("cannot create the output directory {}: give another --out", args.out.display())
