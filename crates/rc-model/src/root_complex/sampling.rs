@@ -19,6 +19,7 @@ fn controller_items(c: &Controller, now: SimTime, put: &mut dyn FnMut(&str, u64)
     put("iatu.ob.enabled", c.iatu.outbound_enabled().into());
     put("iatu.ib.enabled", c.iatu.inbound_enabled().into());
     put("parf.ltssm_en", c.parf.ltssm_en().into());
+    put("elbi.lt_enable", c.elbi.lt_enable().into());
     put("parf.ltssm_state", c.link.ltssm(now).into());
     put("parf.int_all_mask", c.parf.int_mask().into());
     put("parf.int_all_status", c.parf.int_status().into());

@@ -29,6 +29,11 @@ const LIST: &[(&str, (u32, u32), &str)] = &[
         (7, 3),
         "no version of pcie-qcom has a stop_link op: LTSSM_EN is never cleared (spec §4.2 R4)",
     ),
+    (
+        "S3 elbi.lt_enable",
+        (7, 3),
+        "no version of pcie-qcom clears ELBI LT_ENABLE, and 2_1_0 stops its clocks before it asserts its resets (spec §4.2 R4)",
+    ),
     ("S3 msi.enable", (7, 3), "dw_pcie_free_msi leaves ENABLE at ~0 (spec §4.2 R6)"),
     ("S3 msi.addr", (7, 3), "dw_pcie_free_msi leaves the message address (spec §4.2 R6)"),
     ("S3 iatu.ob.enabled", (7, 3), "iATU windows are never disabled at deinit (spec §4.2)"),

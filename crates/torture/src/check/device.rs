@@ -107,6 +107,7 @@ const RULES: &[Rule] = &[
     rule(S3, "iatu.ob.enabled", Is(0), "outbound windows are live into a dead link"),
     rule(S3, "iatu.ib.enabled", Is(0), "inbound windows are live"),
     rule(S3, "parf.ltssm_en", Is(0), "link training is left enabled"),
+    rule(S3, "elbi.lt_enable", Is(0), "link training is left enabled"),
     rule(S4, "rp.dllla", Is(0), "the link is still up: PERST# or PHY was not handled"),
     rule(S4, "parf.ltssm_state", Is(0), "the link state machine is not idle"),
     rule(S3, "parf.int_all_mask", Is(INT_ALL_MASK_RESET), "the global event interrupt is left armed"),
@@ -223,7 +224,7 @@ fn clock_balance(s: &Sample) -> Vec<Finding> {
 }
 
 /// Registers that must look to a new probe as they do after power-on (spec §4.5, S5: "PARF/MSI/iATU").
-const FRESH_PREFIXES: [&str; 5] = ["parf.", "msi.", "iatu.", "dbi.", "rp."];
+const FRESH_PREFIXES: [&str; 6] = ["parf.", "elbi.", "msi.", "iatu.", "dbi.", "rp."];
 
 /// Compare what the first access of a probe finds (S5) with what the first access after power-on found.
 pub fn check_fresh(cold: &Sample, now: &Sample) -> Vec<Finding> {
