@@ -287,10 +287,10 @@ fn every_gate_of_the_way_up_refuses_by_its_name() {
     assert!(m.line(soc::IRQ_MSI0));
     m.writel(Window::Mem, 0x0c, RAM as u32);
     m.writel(Window::Mem, 0x1c, 16);
-    m.writel(Window::Mem, 0x04, 1 << 3);
+    m.command(1 << 3);
     m.writel(Window::Atu, 0x100 + 4, 0);
     m.writel(Window::Mem, 0x0c, 0x1000);
-    m.writel(Window::Mem, 0x04, 1 << 3);
+    m.command(1 << 3);
     let refused = m.item("count.dma_refused");
     let seen = gates(&m);
     assert!(seen.starts_with(&["function-bme", "bridge-bme", "iatu"]), "{seen:?}");
@@ -305,7 +305,7 @@ fn dma_passes_all_gates_into_memory_and_through_an_inbound_window() {
         m.writel(Window::Mem, 0x14, to as u32);
         m.writel(Window::Mem, 0x18, 0);
         m.writel(Window::Mem, 0x1c, 64);
-        m.writel(Window::Mem, 0x04, 1 << 4);
+        m.command(1 << 4);
     };
     write(&mut m, RAM + 0x100);
     assert!(m.mem.bytes[0x100..0x140].iter().any(|b| *b != 0));

@@ -6,8 +6,8 @@
 //! *Sources*: spec/dwc-qcom-registers.md §5; Linux v6.12 drivers/misc/pci_endpoint_test.c and
 //! drivers/pci/endpoint/functions/pci-epf-test.c.
 //!
-//! DEVIATION: a real function polls COMMAND once a millisecond; this one acts within the write. A cycle raises some
-//! 70 interrupts, and under nested virtualisation each millisecond of waiting is paid twice.
+//! COMMAND is polled, as pci-epf-test does: the driver of 6.1 relies on that. Its handler writes STATUS back after it has
+//! woken the thread that raises the next interrupt; a function that acts at once would lose that one's IRQ_RAISED.
 
 pub mod regs;
 
@@ -39,6 +39,8 @@ pub const MSIX_VECTORS: u16 = 32;
 pub const BAR0_BYTES: u32 = 0x1000;
 /// Bytes of BAR 2 (scratch).
 pub const BAR2_BYTES: u32 = 0x1000;
+/// From a write of COMMAND to the poll that sees it (spec §5.2: "EP polls each 1 ms").
+pub const POLL_NS: u64 = 1_000_000;
 /// How long INTx stays asserted if the host does not read STATUS.
 ///
 /// DEVIATION: real endpoints pulse for about 1 ms (spec §5.2), and a host that is slower loses the interrupt. A vCPU of
@@ -66,6 +68,8 @@ pub struct EndpointTest {
     msix: MsixTable,
     /// Captured from configuration writes (PCIe §2.2.6.2).
     bdf: Bdf,
+    /// When COMMAND is looked at next.
+    poll_at: Option<SimTime>,
     /// INTx is asserted until then, or until STATUS is read.
     intx_until: Option<SimTime>,
     random: u64,
@@ -102,6 +106,7 @@ impl EndpointTest {
             bar2: RegFile::with_scratch(BAR2_BYTES, &[]),
             msix: MsixTable::new(usize::from(MSIX_VECTORS)),
             bdf: Bdf::default(),
+            poll_at: None,
             intx_until: None,
             random: seed | 1,
         }
@@ -152,8 +157,8 @@ impl EndpointTest {
             o if (PBA_OFF..PBA_OFF + 8).contains(&o) => {}
             o => {
                 self.bar0.write(u64::from(o), w, v, false);
-                if o & !3 == off::COMMAND {
-                    self.take_command(cx, up);
+                if o & !3 == off::COMMAND && self.poll_at.is_none() {
+                    self.poll_at = Some(cx.now.after_ns(POLL_NS));
                 }
             }
         }
@@ -372,10 +377,14 @@ impl<E> Function<E> for EndpointTest {
     }
 
     fn next_deadline(&self) -> Option<SimTime> {
-        self.intx_until
+        [self.poll_at, self.intx_until].into_iter().flatten().min()
     }
 
-    fn tick(&mut self, cx: &mut Cx<'_, E>, _up: &mut dyn Upstream<E>) {
+    fn tick(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>) {
+        if self.poll_at.is_some_and(|t| t <= cx.now) {
+            self.poll_at = None;
+            self.take_command(cx, up);
+        }
         if self.intx_until.is_some_and(|t| t <= cx.now) {
             self.intx_until = None;
         }
@@ -384,6 +393,7 @@ impl<E> Function<E> for EndpointTest {
     fn reset(&mut self, _cx: &mut Cx<'_, E>, kind: ResetKind) {
         self.config.reset(kind);
         self.intx_until = None;
+        self.poll_at = None;
         if kind != ResetKind::D3HotToD0 {
             self.bar0.reset(kind);
             self.bar2.reset(kind);

@@ -219,6 +219,12 @@ impl Machine {
     pub fn raise(&mut self, kind: u32, n: u32) {
         self.writel(Window::Mem, 0x24, kind);
         self.writel(Window::Mem, 0x28, n);
-        self.writel(Window::Mem, 0x04, 1 << kind);
+        self.command(1 << kind);
+    }
+
+    /// Give the endpoint a command and let it look.
+    pub fn command(&mut self, bits: u32) {
+        self.writel(Window::Mem, 0x04, bits);
+        self.sleep(endpoints::endpoint_test::POLL_NS);
     }
 }
