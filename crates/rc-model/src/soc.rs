@@ -334,6 +334,14 @@ impl Soc {
         ((1 << self.resets.len()) - 1) << RESET_CORE
     }
 
+    /// Bits of the core resets that are not asserted out of power-on. INFERRED: Linux 6.1 asks for these three of ipq4019
+    /// and never touches them, and links come up.
+    pub fn open_reset_bits(&self) -> u32 {
+        const OPEN: [&str; 3] = ["axi_m_vmid", "axi_s_xpu", "parf"];
+        let open = |(n, name): (usize, &&str)| if OPEN.contains(name) { 1 << n } else { 0 };
+        self.resets.iter().enumerate().map(open).sum::<u32>() << RESET_CORE
+    }
+
     /// Outputs that this SoC has, by line number; INTx lines and `global` are always there.
     pub fn lines(&self) -> impl Iterator<Item = u32> {
         let msi_lines = self.msi_lines;

@@ -21,9 +21,12 @@ pub struct Resets {
 }
 
 impl Resets {
-    /// The controller of `soc`, after power-on: every line asserted.
+    /// The controller of `soc`, after power-on.
     pub fn new(soc: &Soc) -> Resets {
-        Resets { regs: RegFile::new(4, regs::REGS), core: soc.core_reset_bits() }
+        let mut file = RegFile::new(4, regs::REGS);
+        file.set_reset(regs::RESETS, !soc.open_reset_bits());
+        file.reset(ResetKind::PowerOn);
+        Resets { regs: file, core: soc.core_reset_bits() }
     }
 
     /// A guest read.
@@ -69,6 +72,17 @@ mod tests {
     fn power_on_asserts_every_line() {
         let r = Resets::new(&soc::SM8250);
         assert!(r.core() && r.phy() && r.pipe());
+    }
+
+    #[test]
+    fn lines_that_linux_6_1_never_touches_do_not_hold_ipq4019() {
+        let soc = soc::find("ipq4019").unwrap();
+        let mut r = Resets::new(soc);
+        let driven = soc.core_reset_bits() & !soc.open_reset_bits();
+        assert_eq!(driven.count_ones(), 9);
+        let v = r.read(0, Width::B4) & !u64::from(driven);
+        r.write(0, Width::B4, v);
+        assert!(!r.core());
     }
 
     #[test]
