@@ -24,9 +24,11 @@
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
 #define rcvm_has_imsi_rx(pp)	((pp)->has_msi_ctrl)
 #define rcvm_perst_assert(pcie)	qcom_ep_reset_assert(pcie)
+#define rcvm_elbi(pcie)		((pcie)->elbi)
 #else
 #define rcvm_has_imsi_rx(pp)	((pp)->use_imsi_rx)
 #define rcvm_perst_assert(pcie)	qcom_pcie_perst_assert(pcie)
+#define rcvm_elbi(pcie)		((pcie)->pci->elbi_base)
 #endif
 
 /* dw_pcie_disable_atu() is not exported; unrolled or through the viewport, CTRL2 = 0 is all it does. */
@@ -56,6 +58,10 @@ static void qcom_pcie_stop_link(struct dw_pcie *pci)
 		val = readl(pcie->parf + PARF_LTSSM);
 		val &= ~BIT(8);
 		writel(val, pcie->parf + PARF_LTSSM);
+	} else if (rcvm_elbi(pcie)) {
+		val = readl(rcvm_elbi(pcie) + ELBI_SYS_CTRL);
+		val &= ~ELBI_SYS_CTRL_LT_ENABLE;
+		writel(val, rcvm_elbi(pcie) + ELBI_SYS_CTRL);
 	}
 
 	/* Stop DMA and MSIs at their source before their target is dismantled. */
