@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Name of the virtio-console port: `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "rcvm.agent";
 /// Version of this protocol; both sides must agree.
-pub const PROTO_VERSION: u32 = 1;
+pub const PROTO_VERSION: u32 = 2;
 /// Longest line either side accepts, bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
@@ -108,6 +108,25 @@ pub enum Op {
     SnapshotIrqs {
         /// Read /sys/kernel/debug/irq/irqs/N.
         details: bool,
+    },
+    /// Suspend to idle; the clock (rtc0) wakes the system.
+    Suspend {
+        /// From now to the alarm.
+        seconds: u32,
+    },
+    /// Write 1 to the `reset` attribute of a PCI device.
+    ResetFunction {
+        /// e.g. `0000:01:00.0`.
+        address: String,
+    },
+    /// Set bits of LNKCTL of a port, hold them, take them back, and wait until the link is up.
+    LinkControl {
+        /// e.g. `0000:00:00.0`.
+        address: String,
+        /// LNKCTL bits: 0x10 link disable, 0x20 retrain.
+        bits: u16,
+        /// How long they stay, ms.
+        hold_ms: u64,
     },
     /// State of modules, PCI devices and taint.
     SystemState,

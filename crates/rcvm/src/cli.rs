@@ -83,6 +83,19 @@ pub enum Gating {
     Strict,
 }
 
+/// Something that happens to the link or the machine while the driver is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum During {
+    /// The guest suspends to idle, and a clock wakes it
+    Suspend,
+    /// The endpoint is reset through sysfs
+    Reset,
+    /// The root port retrains the link
+    Retrain,
+    /// The root port disables the link for 10 ms
+    LinkDisable,
+}
+
 /// Which guest.
 #[derive(Clone, Debug, Args)]
 pub struct GuestArgs {
@@ -155,6 +168,9 @@ pub struct TortureArgs {
     /// MSI-X vectors to raise in each cycle
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32), value_name = "N")]
     pub msix: u32,
+    /// What happens to the link in each cycle before the teardown, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    pub during: Vec<During>,
     /// Directory for report.json, console.log, boot.log and trace.bin
     #[arg(long, default_value = "rcvm-out", value_name = "DIR")]
     pub out: PathBuf,

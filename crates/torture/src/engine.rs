@@ -27,6 +27,7 @@ use crate::finding::Source;
 use crate::machine::CallError;
 use crate::machine::Machine;
 use crate::plan::CyclePlan;
+use crate::plan::Disturbance;
 use crate::plan::Load;
 use crate::plan::Plan;
 use crate::plan::Teardown;
@@ -44,6 +45,16 @@ const ENDPOINT_MODULE: &str = "pci_endpoint_test";
 const ENDPOINT_DRIVER: &str = "pci-endpoint-test";
 /// The endpoint-test function (spec §5.2).
 const ENDPOINT_ID: (u16, u16) = (0x104c, 0xb500);
+
+/// The root port.
+const ROOT_PORT: &str = "0000:00:00.0";
+/// LNKCTL: link disable, retrain link (PCIe §7.5.3.7).
+const LNKCTL_LD: u16 = 1 << 4;
+const LNKCTL_RL: u16 = 1 << 5;
+/// How long the link stays disabled, ms.
+const LINK_DISABLE_MS: u64 = 10;
+/// From the start of a suspend to its alarm: the devices of a nested guest need a second to fall asleep.
+const SUSPEND_S: u32 = 2;
 
 /// What the engine tells its observer, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -186,8 +197,14 @@ impl Engine<'_> {
     fn run_cycle(&mut self, c: CyclePlan, books: &mut Books) -> Option<()> {
         let (created, released) = (books.ledger.created, books.ledger.released);
         self.phase(c.load.name(), |e| e.call(e.load_op(c.load)))?;
-        self.phase("enumerate", |e| e.call(e.wait_op()))?;
-        let raised = self.exercise(c.held, &mut books.ledger)?;
+        let endpoint = self.phase("enumerate", |e| e.endpoint())?;
+        let mut raised = self.exercise(c.held, &mut books.ledger)?;
+        for d in self.plan.disturbances.iter().copied() {
+            self.phase(d.name(), |e| e.call(disturb_op(d, &endpoint)))?;
+            if d.spares_endpoint() {
+                raised += self.raise(c.held, 1, &mut books.ledger)?;
+            }
+        }
         // What the device side saw while the driver was bound is judged too, but apart from its teardown.
         let (live, fresh) = split_samples(self.machine.take_events());
         self.report(check::device::check_events(&live));
@@ -223,6 +240,14 @@ impl Engine<'_> {
         }
     }
 
+    /// Wait until the endpoint is bound; its address.
+    fn endpoint(&mut self) -> Option<String> {
+        match self.call(self.wait_op())? {
+            Value::Endpoint(e) => Some(e.address),
+            v => self.unexpected(&v),
+        }
+    }
+
     fn wait_op(&self) -> Op {
         Op::WaitEndpoint {
             vendor: ENDPOINT_ID.0,
@@ -247,14 +272,19 @@ impl Engine<'_> {
         }
         let mut raised = 0;
         for (kind, vectors) in steps {
-            let value = self.phase(kind_name(kind), |e| e.call(Op::ExerciseIrqs { kind, vectors }))?;
-            let Value::Exercised(x) = value else { return self.unexpected(&value) };
-            ledger.observe(&x.snapshot);
-            self.report(too_few(&x, p.least_vectors(kind, vectors)));
-            self.report(undelivered(&x));
-            raised += x.vectors.len() as u64;
+            raised += self.raise(kind, vectors, ledger)?;
         }
         Some(raised)
+    }
+
+    /// Raise `vectors` interrupts of one kind; how many were raised.
+    fn raise(&mut self, kind: IrqKind, vectors: u32, ledger: &mut Ledger) -> Option<u64> {
+        let value = self.phase(kind_name(kind), |e| e.call(Op::ExerciseIrqs { kind, vectors }))?;
+        let Value::Exercised(x) = value else { return self.unexpected(&value) };
+        ledger.observe(&x.snapshot);
+        self.report(too_few(&x, self.plan.least_vectors(kind, vectors)));
+        self.report(undelivered(&x));
+        Some(x.vectors.len() as u64)
     }
 
     fn judge(&mut self, after: &IrqSnapshot, teardown: &str, books: &mut Books) {
@@ -348,6 +378,17 @@ fn teardown_op(t: Teardown) -> Op {
     match t {
         Teardown::Rmmod => Op::Rmmod { module: MODULE_NAME.into() },
         Teardown::Unbind => Op::Unbind { driver: DRIVER.into(), device: DEVICE.into() },
+    }
+}
+
+fn disturb_op(d: Disturbance, endpoint: &str) -> Op {
+    match d {
+        Disturbance::Suspend => Op::Suspend { seconds: SUSPEND_S },
+        Disturbance::Reset => Op::ResetFunction { address: endpoint.into() },
+        Disturbance::Retrain => Op::LinkControl { address: ROOT_PORT.into(), bits: LNKCTL_RL, hold_ms: 0 },
+        Disturbance::LinkDisable => {
+            Op::LinkControl { address: ROOT_PORT.into(), bits: LNKCTL_LD, hold_ms: LINK_DISABLE_MS }
+        }
     }
 }
 

@@ -122,6 +122,7 @@ impl Machine for Fake {
                 self.teardown();
                 Ok(Value::Done)
             }
+            Op::Suspend { .. } | Op::LinkControl { .. } => Ok(Value::Done),
             op => panic!("the engine does not use {op:?}"),
         }
     }
@@ -255,4 +256,24 @@ fn an_image_without_the_driver_is_told_before_the_first_cycle() {
 fn an_agent_of_another_protocol_is_refused() {
     let (events, _) = run_fake(&mut fake(Fault::None), 1, Hello { proto: PROTO_VERSION + 1, ..hello() });
     assert!(events.iter().any(|e| matches!(e, Event::Finding(f) if f.summary.contains("rebuild the image"))));
+}
+
+#[test]
+fn disturbances_come_between_use_and_teardown_and_the_endpoint_has_to_work_after_them() {
+    let mut m = fake(Fault::None);
+    let plan = Plan {
+        cycles: 1,
+        disturbances: vec![Disturbance::Suspend, Disturbance::LinkDisable],
+        ..Plan::default()
+    };
+    run(&mut m, &plan, hello(), 1, &mut |_| {});
+    let at = |what: fn(&Op) -> bool| m.ops.iter().position(what).unwrap();
+    let suspend = at(|o| matches!(o, Op::Suspend { seconds: 2 }));
+    let disable = at(|o| matches!(o, Op::LinkControl { bits: 0x10, .. }));
+    assert!(matches!(m.ops[suspend + 1], Op::ExerciseIrqs { vectors: 1, .. }), "{:?}", m.ops[suspend + 1]);
+    assert_eq!(disable, suspend + 2);
+    assert!(
+        matches!(m.ops[disable + 1], Op::Rmmod { .. }),
+        "the endpoint lost its configuration: no more use"
+    );
 }

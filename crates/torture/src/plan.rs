@@ -15,6 +15,8 @@ pub struct Plan {
     pub msi_vectors: u32,
     /// MSI-X vectors to raise per cycle, 1–32.
     pub msix_vectors: u32,
+    /// What happens to the link in each cycle, between use and teardown, in this order.
+    pub disturbances: Vec<Disturbance>,
     /// Hardware vectors that iMSI-RX has for all functions together.
     pub hwirqs: u32,
     /// Longest wait for the agent's first message, ms.
@@ -32,6 +34,7 @@ impl Default for Plan {
             seed: 1,
             msi_vectors: 32,
             msix_vectors: 32,
+            disturbances: Vec::new(),
             hwirqs: 256,
             boot_timeout_ms: 60_000,
             op_timeout_ms: 60_000,
@@ -56,6 +59,37 @@ impl Plan {
         } else {
             1
         }
+    }
+}
+
+/// Something that happens to the link or the machine while the driver is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Disturbance {
+    /// The guest suspends to idle and the clock wakes it.
+    Suspend,
+    /// The endpoint's `reset` attribute: a secondary bus reset, or what the kernel has instead.
+    Reset,
+    /// LNKCTL.RL of the root port.
+    Retrain,
+    /// LNKCTL.LD of the root port for 10 ms: the endpoint comes back unconfigured.
+    LinkDisable,
+}
+
+impl Disturbance {
+    /// Name in reports and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Disturbance::Suspend => "suspend",
+            Disturbance::Reset => "reset",
+            Disturbance::Retrain => "retrain",
+            Disturbance::LinkDisable => "link-disable",
+        }
+    }
+
+    /// Whether the endpoint has to work afterwards as before: the kernel restores it, or it never lost anything.
+    pub const fn spares_endpoint(self) -> bool {
+        !matches!(self, Disturbance::LinkDisable)
     }
 }
 

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -27,6 +26,7 @@ use rc_model::Window;
 
 use crate::interposer::Access;
 use crate::interposer::Interposer;
+use crate::timer::Timer;
 use crate::trace::Entry;
 use crate::trace::Ring;
 use crate::trace::Taken;
@@ -75,15 +75,8 @@ pub struct RcBus {
     clock: Clock,
     observer: Observer,
     accesses: AtomicU64,
-    /// Next deadline of the model, for the timer thread.
-    timer: Mutex<TimerState>,
-    timer_changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct TimerState {
-    deadline: Option<SimTime>,
-    stopped: bool,
+    /// Next deadline of the model.
+    timer: Timer,
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -110,8 +103,7 @@ impl RcBus {
             clock,
             observer,
             accesses: AtomicU64::new(0),
-            timer: Mutex::new(TimerState::default()),
-            timer_changed: Condvar::new(),
+            timer: Timer::default(),
         }
     }
 
@@ -187,7 +179,7 @@ impl RcBus {
         let deadline = rc.next_deadline();
         let events = std::mem::take(events);
         // Under the model lock: of two calls the later one's deadline has to win.
-        self.arm(deadline);
+        self.timer.arm(deadline);
         // The line lock before the model lock goes: see the module comment.
         let mut lines = lock(&self.lines);
         drop(m);
@@ -199,39 +191,14 @@ impl RcBus {
         r
     }
 
-    fn arm(&self, deadline: Option<SimTime>) {
-        let mut t = lock(&self.timer);
-        if t.deadline != deadline {
-            t.deadline = deadline;
-            self.timer_changed.notify_one();
-        }
-    }
-
     /// Runs the model's deadlines until [`RcBus::stop_timer`]; the body of the timer thread.
     pub fn run_timer(&self) {
-        let mut t = lock(&self.timer);
-        while !t.stopped {
-            let now = (self.clock)();
-            match t.deadline {
-                None => t = self.timer_changed.wait(t).unwrap_or_else(PoisonError::into_inner),
-                Some(d) if d <= now => {
-                    t.deadline = None;
-                    drop(t);
-                    self.with_model(|rc, cx| rc.tick(cx));
-                    t = lock(&self.timer);
-                }
-                Some(d) => {
-                    let wait = std::time::Duration::from_nanos(d.0 - now.0);
-                    t = self.timer_changed.wait_timeout(t, wait).unwrap_or_else(PoisonError::into_inner).0;
-                }
-            }
-        }
+        self.timer.run(&self.clock, || self.with_model(|rc, cx| rc.tick(cx)));
     }
 
     /// End the timer thread.
     pub fn stop_timer(&self) {
-        lock(&self.timer).stopped = true;
-        self.timer_changed.notify_all();
+        self.timer.stop();
     }
 }
 

@@ -59,7 +59,7 @@ pub fn build(m: &Machine<'_>) -> Result<Vec<u8>, Error> {
     chosen(&mut f, m)?;
     memory_and_cpus(&mut f, m)?;
     gic_and_timer(&mut f, m)?;
-    uart_and_virtio(&mut f)?;
+    uart_rtc_and_virtio(&mut f)?;
     providers(&mut f, m.soc)?;
     pcie(&mut f, m.soc)?;
     f.end_node(root)?;
@@ -121,13 +121,20 @@ fn gic_and_timer(f: &mut FdtWriter, m: &Machine<'_>) -> Result<(), Error> {
     f.end_node(n)
 }
 
-fn uart_and_virtio(f: &mut FdtWriter) -> Result<(), Error> {
+fn uart_rtc_and_virtio(f: &mut FdtWriter) -> Result<(), Error> {
     fixed_clock(f, "uart-clock", phandle::UART_CLK, 1_843_200)?;
     let n = f.begin_node(&format!("serial@{:x}", layout::UART.0))?;
     f.property_string("compatible", "ns16550a")?;
     reg(f, &[layout::UART])?;
     f.property_array_u32("interrupts", &[SPI, layout::UART_SPI, EDGE_RISING])?;
     f.property_u32("clocks", phandle::UART_CLK)?;
+    f.end_node(n)?;
+    let n = f.begin_node(&format!("rtc@{:x}", layout::RTC.0))?;
+    f.property_string_list("compatible", vec!["arm,pl031".into(), "arm,primecell".into()])?;
+    reg(f, &[layout::RTC])?;
+    f.property_array_u32("interrupts", &[SPI, layout::RTC_SPI, LEVEL_HIGH])?;
+    f.property_u32("clocks", phandle::UART_CLK)?;
+    f.property_string("clock-names", "apb_pclk")?;
     f.end_node(n)?;
     let n = f.begin_node(&format!("virtio_mmio@{:x}", layout::VIRTIO.0))?;
     f.property_string("compatible", "virtio,mmio")?;

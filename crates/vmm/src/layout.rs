@@ -10,6 +10,10 @@ pub const GICR_BYTES: u64 = 0x2_0000;
 pub const UART: (u64, u64) = (0x0900_0000, 0x1000);
 /// SPI of the UART.
 pub const UART_SPI: u32 = 1;
+/// PL031 clock.
+pub const RTC: (u64, u64) = (0x0901_0000, 0x1000);
+/// SPI of the clock.
+pub const RTC_SPI: u32 = 3;
 /// virtio-mmio transport of the console device.
 pub const VIRTIO: (u64, u64) = (0x0a00_0000, 0x1000);
 /// SPI of the virtio device.

@@ -1,6 +1,6 @@
 //! The KVM microVM: memory, GIC, vCPUs, FDT, loader, bus, consoles, lifecycle.
 //!
-//! *Modelled*: an arm64 machine with GICv3, PSCI, architected timer, a 16550 for early output, one virtio-mmio device
+//! *Modelled*: an arm64 machine with GICv3, PSCI, architected timer, a 16550 for early output, a PL031 clock, one virtio-mmio device
 //! (console and result channel) and the root complex of [`rc_model`].
 //! *Not modelled*: ITS, PCI beyond the root complex, hot-plug of memory or CPUs.
 //! *Sources*: Linux Documentation/virt/kvm/api.rst and devices/arm-vgic-v3.rst; virtio 1.2; spec §1 for the device tree.
@@ -16,7 +16,9 @@ pub mod interposer;
 pub mod layout;
 pub mod loader;
 pub mod memory;
+pub mod rtc;
 pub mod serial;
+pub mod timer;
 pub mod trace;
 pub mod virtio;
 #[cfg(target_arch = "aarch64")]

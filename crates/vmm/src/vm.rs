@@ -13,6 +13,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::thread::JoinHandle;
 use std::time::Instant;
+use std::time::SystemTime;
 
 use block::SimTime;
 use block::Width;
@@ -45,8 +46,10 @@ use crate::interposer::Interposer;
 use crate::layout;
 use crate::loader;
 use crate::memory;
+use crate::rtc::Rtc;
 use crate::serial::Pulse;
 use crate::serial::Uart;
+use crate::timer::Timer;
 use crate::trace::Taken;
 use crate::virtio::console;
 use crate::virtio::console::Console;
@@ -78,7 +81,7 @@ fn kvm_err(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
 pub struct Vm {
     shared: Arc<Shared>,
     vcpus: Vec<Vcpu>,
-    timer: Option<JoinHandle<()>>,
+    timers: Vec<JoinHandle<()>>,
     gic: DeviceFd,
     soc: &'static Soc,
 }
@@ -90,6 +93,9 @@ struct Shared {
     _mem: Arc<GuestMemoryMmap>,
     bus: RcBus,
     uart: Mutex<Uart>,
+    rtc: Mutex<Rtc>,
+    rtc_timer: Timer,
+    started: Instant,
     virtio: Mutex<Virtio>,
     events: Mutex<Sender<VmEvent>>,
     gate: Gate,
@@ -174,9 +180,13 @@ impl Vm {
     fn run(shared: Arc<Shared>, fds: Vec<VcpuFd>, gic: DeviceFd, soc: &'static Soc) -> Result<Vm, Error> {
         register_signal_handler(SIGRTMIN(), on_kick)
             .map_err(|e| Error::Kvm { what: "handle a signal", why: e.to_string() })?;
-        let mut vm = Vm { shared: Arc::clone(&shared), vcpus: Vec::new(), timer: None, gic, soc };
+        let mut vm = Vm { shared: Arc::clone(&shared), vcpus: Vec::new(), timers: Vec::new(), gic, soc };
         let s = Arc::clone(&shared);
-        vm.timer = Some(spawn("rc-timer".into(), move || s.bus.run_timer())?);
+        vm.timers.push(spawn("rc-timer".into(), move || s.bus.run_timer())?);
+        let s = Arc::clone(&shared);
+        vm.timers.push(spawn("rtc-timer".into(), move || {
+            s.rtc_timer.run(|| s.now(), || s.with_rtc(|rtc, now| rtc.tick(now)));
+        })?);
         for (i, mut fd) in (0..).zip(fds) {
             let immediate_exit = std::ptr::from_mut(&mut fd.get_kvm_run().immediate_exit).cast::<AtomicU8>();
             let s = Arc::clone(&shared);
@@ -298,13 +308,14 @@ impl Vm {
         self.shared.gate.changed.notify_all();
         self.shared.bus.interposer.close();
         self.shared.bus.stop_timer();
+        self.shared.rtc_timer.stop();
         self.kick();
         for v in &mut self.vcpus {
             if let Some(t) = v.thread.take() {
                 let _ = t.join();
             }
         }
-        if let Some(t) = self.timer.take() {
+        for t in self.timers.drain(..) {
             let _ = t.join();
         }
         self.shared.exit(ExitReason::Stopped);
@@ -358,6 +369,9 @@ impl Shared {
         Shared {
             bus,
             uart: Mutex::new(uart),
+            rtc: Mutex::new(Rtc::new(seconds_since_1970())),
+            rtc_timer: Timer::default(),
+            started,
             virtio: Mutex::new(Virtio { dev: Mmio::new(dev, Arc::clone(&mem)), line: false }),
             _mem: mem,
             vm,
@@ -381,6 +395,23 @@ impl Shared {
             v.line = v.dev.line();
             set_spi(&self.vm, layout::VIRTIO_SPI, v.line);
         }
+    }
+
+    fn now(&self) -> SimTime {
+        SimTime(self.started.elapsed().as_nanos() as u64)
+    }
+
+    /// Let `f` act on the clock; its line and deadline follow.
+    fn with_rtc<R>(&self, f: impl FnOnce(&mut Rtc, SimTime) -> R) -> R {
+        let now = self.now();
+        let mut rtc = lock(&self.rtc);
+        let before = rtc.line();
+        let r = f(&mut rtc, now);
+        if rtc.line() != before {
+            set_spi(&self.vm, layout::RTC_SPI, rtc.line());
+        }
+        self.rtc_timer.arm(rtc.next_deadline(now));
+        r
     }
 
     /// The first reason counts.
@@ -456,6 +487,9 @@ impl Shared {
             a if within(a, layout::UART) => {
                 Answer::Value(u64::from(lock(&self.uart).read(a - layout::UART.0)))
             }
+            a if within(a, layout::RTC) => {
+                Answer::Value(self.with_rtc(|rtc, now| rtc.read(now, a - layout::RTC.0)).into())
+            }
             a => self.bus.read(vcpu, a, w),
         };
         let value = match answer {
@@ -482,6 +516,10 @@ impl Shared {
             }
             a if within(a, layout::UART) => {
                 lock(&self.uart).write(a - layout::UART.0, value as u8);
+                Answer::Value(value)
+            }
+            a if within(a, layout::RTC) => {
+                self.with_rtc(|rtc, now| rtc.write(now, a - layout::RTC.0, value as u32));
                 Answer::Value(value)
             }
             a => {
@@ -519,6 +557,11 @@ fn spawn<T: Send + 'static>(
 ) -> Result<JoinHandle<T>, Error> {
     let builder = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
     builder.spawn(f).map_err(|e| Error::Kvm { what: "start a thread", why: e.to_string() })
+}
+
+/// What the guest's clock starts with.
+fn seconds_since_1970() -> u32 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs() as u32)
 }
 
 fn within(addr: u64, range: (u64, u64)) -> bool {

@@ -3,7 +3,9 @@
 
 mod endpoint;
 mod irqs;
+mod link;
 mod modules;
+mod power;
 pub mod system;
 
 use std::fmt::Display;
@@ -64,6 +66,9 @@ pub fn perform(root: &Root, op: &Op) -> Result<Value, OpError> {
         }
         Op::ExerciseIrqs { kind, vectors } => endpoint::exercise(root, *kind, *vectors),
         Op::SnapshotIrqs { details } => Ok(Value::Irqs(irqs::snapshot(root, *details))),
+        Op::Suspend { seconds } => power::suspend(root, *seconds),
+        Op::ResetFunction { address } => link::reset(root, address),
+        Op::LinkControl { address, bits, hold_ms } => link::control(root, address, *bits, *hold_ms),
         Op::SystemState => Ok(Value::System(system::state(root))),
         Op::PowerOff => {
             crate::boot::power_off();

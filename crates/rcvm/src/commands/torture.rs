@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
+use torture::plan::Disturbance;
 use torture::report::Report;
 use torture::report::Setting;
 use torture::stream::Kind;
@@ -23,6 +24,7 @@ use super::guest;
 use super::no_agent;
 use super::Guest;
 use crate::artifacts::Artifacts;
+use crate::cli::During;
 use crate::cli::Gating;
 use crate::cli::TortureArgs;
 use crate::front;
@@ -81,10 +83,20 @@ fn plan(args: &TortureArgs, soc: &rc_model::Soc) -> Plan {
         seed: args.seed,
         msi_vectors: args.msi,
         msix_vectors: args.msix,
+        disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
         hwirqs: 32 * soc.msi_lines,
         boot_timeout_ms: args.guest.boot_timeout * 1000,
         op_timeout_ms: args.guest.op_timeout * 1000,
         ..Plan::default()
+    }
+}
+
+const fn disturbance(d: During) -> Disturbance {
+    match d {
+        During::Suspend => Disturbance::Suspend,
+        During::Reset => Disturbance::Reset,
+        During::Retrain => Disturbance::Retrain,
+        During::LinkDisable => Disturbance::LinkDisable,
     }
 }
 
