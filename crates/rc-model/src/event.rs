@@ -81,3 +81,17 @@ pub enum Event {
         why: String,
     },
 }
+
+/// Something that the model wants done outside, after its lock is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// A message for the machine's ITS.
+    ItsMsi {
+        /// Requester: the ITS' device ID.
+        rid: Bdf,
+        /// Address written.
+        addr: u64,
+        /// Data written: the event ID.
+        data: u32,
+    },
+}

@@ -1,8 +1,8 @@
-//! A DesignWare PCIe root complex in its Qualcomm wrapper (sm8250, ops 1_9_0).
+//! A DesignWare PCIe root complex in its vendor wrapper.
 //!
-//! *Modelled*: PARF, ELBI, DBI (root port configuration space and port logic), unrolled iATU, iMSI-RX, the
+//! *Modelled*: PARF, ELBI, DBI (root port configuration space and port logic), iATU, iMSI-RX, the
 //! link state machine, PERST#, and the clock, reset and regulator providers a mainline driver can drive.
-//! *Not modelled*: other SoC generations, eDMA, viewport iATU, AER message generation.
+//! *Not modelled*: eDMA.
 //! *Sources*: spec/dwc-qcom-registers.md.
 #![forbid(unsafe_code)]
 
@@ -22,7 +22,9 @@ pub mod sample;
 pub mod soc;
 
 pub use dbi::Rate;
+pub use event::Effect;
 pub use event::Event;
+pub use pcie::Bdf;
 pub use registry::reference;
 pub use registry::register_name;
 pub use registry::tables;

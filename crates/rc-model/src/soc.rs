@@ -131,6 +131,8 @@ pub struct Soc {
     pub unroll: bool,
     /// PCIE_VERSION_NUMBER: ASCII as in 5.40a, 0 before 4.70a (spec §2.4).
     pub version: u32,
+    /// Whether newer device trees have PHY and PERST# at the root port's node (spec §1.3). Kernels before 7.0 do not look there.
+    pub phy_at_port: bool,
 }
 
 const fn version(ascii: &[u8; 4]) -> u32 {
@@ -173,6 +175,7 @@ pub const SM8250: Soc = Soc {
     msi_lines: 8,
     unroll: true,
     version: version(b"540*"),
+    phy_at_port: false,
 };
 
 /// Generation 2_1_0. Its driver touches PARF before the first clock and after the last (spec §4.5), so PARF has to
@@ -189,6 +192,7 @@ const IPQ8064: Soc = Soc {
     msi_lines: 1,
     unroll: false,
     version: 0,
+    phy_at_port: false,
 };
 
 const SDM845: Soc = Soc {
@@ -228,6 +232,7 @@ const IPQ9574: Soc = Soc {
     msi_lines: 8,
     unroll: true,
     version: version(b"500*"),
+    phy_at_port: false,
 };
 
 const SC8280XP: Soc = Soc {
@@ -250,7 +255,8 @@ const SC8280XP: Soc = Soc {
 
 /// Every SoC that can be chosen. Compatibles, generations, resets and supplies: spec §1.1, §1.2; clock names: Linux
 /// v6.1 pcie-qcom.c qcom_pcie_get_resources_*(), which asks by name; number of msi lines and iATU style: the SoC's own
-/// device tree (spec §1.2) or, where that is not in the spec, INFERRED from the IP version.
+/// device tree (spec §1.2) or, where that is not in the spec, INFERRED from the IP version; which newer device trees have the PHY
+/// at the root port: INFERRED.
 pub const SOCS: &[Soc] = &[
     SM8250,
     Soc { name: "apq8064", compatible: "qcom,pcie-apq8064", resets: RESETS_2_1_0.split_at(5).0, ..IPQ8064 },
@@ -316,11 +322,11 @@ pub const SOCS: &[Soc] = &[
     Soc { name: "sm8150", compatible: "qcom,pcie-sm8150", clocks: CLOCKS_2_7_0, ..SM8250 },
     Soc { name: "sm8350", compatible: "qcom,pcie-sm8350", since: (6, 12), ..SM8250 },
     Soc { name: "sm8450", compatible: "qcom,pcie-sm8450-pcie0", ..SM8250 },
-    Soc { name: "sm8550", compatible: "qcom,pcie-sm8550", since: (6, 12), ..SM8250 },
+    Soc { name: "sm8550", compatible: "qcom,pcie-sm8550", since: (6, 12), phy_at_port: true, ..SM8250 },
     Soc { name: "sa8775p", compatible: "qcom,pcie-sa8775p", since: (6, 12), ops: "1_34_0", ..SM8250 },
     Soc { name: "sa8540p", compatible: "qcom,pcie-sa8540p", ..SC8280XP },
     SC8280XP,
-    Soc { name: "x1e80100", compatible: "qcom,pcie-x1e80100", since: (6, 12), ..SC8280XP },
+    Soc { name: "x1e80100", compatible: "qcom,pcie-x1e80100", since: (6, 12), phy_at_port: true, ..SC8280XP },
 ];
 
 /// The SoC of this name.

@@ -9,8 +9,10 @@ use common::Machine;
 use common::MS;
 use common::MSI_TARGET;
 use common::RAM;
+use endpoints::EndpointTest;
 use rc_model::soc;
 use rc_model::Config;
+use rc_model::Effect;
 use rc_model::Event;
 use rc_model::SamplePoint;
 use rc_model::Window;
@@ -329,6 +331,28 @@ fn an_msi_after_the_controller_moved_away_is_rogue_and_lands_in_memory() {
     assert_eq!(m.mem.bytes[0x8000], 0, "a plain write: guest memory is overwritten");
     assert_eq!(m.item("count.rogue_msi"), 1);
     assert!(!m.line(soc::IRQ_MSI0));
+}
+
+#[test]
+fn with_an_its_an_msi_leaves_the_machine_and_iatu_and_imsi_rx_have_no_part_in_it() {
+    const TRANSLATER: u64 = 0x0821_0040;
+    let mut config = Config::new(&soc::SM8250, Some(Box::new(EndpointTest::default())));
+    config.its_translater = Some(TRANSLATER);
+    let mut m = Machine::with(config);
+    m.link_up();
+    m.open_downstream();
+    m.arm_msi();
+    m.writel(Window::Dbi, 0x820, 0);
+    m.writel(Window::Config, 0x54, TRANSLATER as u32);
+    m.writew(Window::Config, 0x5c, 0x40);
+    m.rc.take_effects();
+    m.raise_msi(1);
+    let rid = rc_model::Bdf::new(1, 0, 0);
+    assert_eq!(m.rc.take_effects(), [Effect::ItsMsi { rid, addr: TRANSLATER, data: 0x40 }]);
+    assert_eq!((m.item("count.msi"), m.item("count.rogue_msi"), m.item("msi.status[0]")), (1, 0, 0));
+    m.writew(Window::Config, 0x04, 0x2);
+    m.raise_msi(1);
+    assert_eq!(m.rc.take_effects(), [], "without bus mastering nothing leaves the function");
 }
 
 #[test]

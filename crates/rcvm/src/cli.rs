@@ -83,6 +83,26 @@ pub enum Gating {
     Strict,
 }
 
+/// Yes, no, or as the kernel series has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Choice {
+    /// As device trees of this kernel series have it
+    Auto,
+    /// Yes
+    Yes,
+    /// No
+    No,
+}
+
+/// What takes MSIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Msi {
+    /// The root complex' own controller, iMSI-RX
+    Imsi,
+    /// The GIC's ITS, by a msi-map in the device tree; iMSI-RX is not used then
+    Its,
+}
+
 /// Something that happens to the link or the machine while the driver is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum During {
@@ -112,6 +132,15 @@ pub struct GuestArgs {
     /// What an access to a block without clock or in reset does
     #[arg(long, value_enum, default_value_t = Gating::Lenient)]
     pub gating: Gating,
+    /// What takes the endpoint's MSIs
+    #[arg(long, value_enum, default_value_t = Msi::Imsi)]
+    pub msi: Msi,
+    /// Whether the device tree has the `global` interrupt (link events): auto is yes from Linux 7.0
+    #[arg(long, value_enum, default_value_t = Choice::Auto, value_name = "CHOICE")]
+    pub global_irq: Choice,
+    /// Whether PHY and PERST# hang on the root port's node: auto is yes for newer SoCs from Linux 7.0
+    #[arg(long, value_enum, default_value_t = Choice::Auto, value_name = "CHOICE")]
+    pub phy_at_port: Choice,
     /// Your own arm64 kernel Image or Image.gz instead of the profile's
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,
@@ -164,10 +193,10 @@ pub struct TortureArgs {
     pub seed: u64,
     /// MSI vectors to raise in each cycle
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32), value_name = "N")]
-    pub msi: u32,
+    pub msi_vectors: u32,
     /// MSI-X vectors to raise in each cycle
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=32), value_name = "N")]
-    pub msix: u32,
+    pub msix_vectors: u32,
     /// What happens to the link in each cycle before the teardown, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     pub during: Vec<During>,

@@ -14,8 +14,12 @@ use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
 
+use crate::cli::Choice;
 use crate::cli::Command;
+use crate::cli::Gating;
 use crate::cli::GuestArgs;
+use crate::cli::Msi;
+use crate::job::Board;
 
 /// Run `command`; the result is the exit code.
 pub fn run(command: Command) -> Result<u8> {
@@ -48,6 +52,8 @@ struct Guest {
     image: images::Image,
     /// Whose root complex.
     soc: &'static rc_model::Soc,
+    /// The root complex as the job has it.
+    board: Board,
     /// Profile name for reports.
     profile: String,
     /// Keeps a generated initramfs until the run ends.
@@ -67,6 +73,7 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
             soc.since.1
         );
     }
+    let board = board(args, soc, series);
     let image = images::build(&args.profile, series, progress)?;
     let mut profile = args.profile.clone();
     let kernel = match &args.kernel {
@@ -93,7 +100,29 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
         ),
         (None, None) => (image.initramfs.clone(), None),
     };
-    Ok(Guest { kernel, initramfs, image, soc, profile, _dir: dir })
+    Ok(Guest { kernel, initramfs, image, soc, board, profile, _dir: dir })
+}
+
+/// First series whose driver recovers a lost link through `global`, and finds PHY and PERST# at the root port (spec §1.3, §6.a).
+const RECOVERS: images::Series = images::Series::new(7, 0);
+
+fn board(args: &GuestArgs, soc: &rc_model::Soc, series: images::Series) -> Board {
+    let global_irq = match args.global_irq {
+        Choice::Auto => series >= RECOVERS,
+        choice => choice == Choice::Yes,
+    };
+    Board {
+        soc: soc.name.into(),
+        strict_gating: args.gating == Gating::Strict,
+        its: args.msi == Msi::Its,
+        global_irq,
+        // Older drivers switch the MSI bits off and get MSIs all the same: there the bits must not count (spec §2.2.2).
+        msi_gating: global_irq && series >= RECOVERS,
+        phy_at_port: match args.phy_at_port {
+            Choice::Auto => series >= RECOVERS && soc.phy_at_port,
+            choice => choice == Choice::Yes,
+        },
+    }
 }
 
 fn soc(name: &str) -> Result<&'static rc_model::Soc> {

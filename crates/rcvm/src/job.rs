@@ -19,14 +19,29 @@ pub struct Job {
     pub vcpus: u8,
     /// Guest memory, MiB.
     pub memory_mib: u64,
-    /// Name of the SoC whose root complex the machine has; checked by who made the job.
-    pub soc: String,
-    /// Whether an access to a block that stands still aborts in the guest.
-    pub strict_gating: bool,
+    /// The root complex and how it is wired.
+    pub board: Board,
     /// Whether to send the access trace.
     pub trace: bool,
     /// What to do with the guest.
     pub task: Task,
+}
+
+/// The root complex of the machine and how it is wired.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Board {
+    /// Name of the SoC whose root complex it is; checked by who made the job.
+    pub soc: String,
+    /// Whether an access to a block that stands still aborts in the guest.
+    pub strict_gating: bool,
+    /// Whether MSIs go to an ITS.
+    pub its: bool,
+    /// Whether the device tree has the `global` interrupt.
+    pub global_irq: bool,
+    /// Whether PARF's INT_ALL_MASK gates the msi lines.
+    pub msi_gating: bool,
+    /// Whether PHY and PERST# hang on the root port's node instead of the controller's.
+    pub phy_at_port: bool,
 }
 
 /// What to do with the guest.

@@ -100,11 +100,14 @@ mod guest {
     }
 
     fn spec(job: &Job) -> Result<VmSpec> {
-        let soc = rc_model::soc::find(&job.soc).with_context(|| format!("no SoC {}", job.soc))?;
+        let board = &job.board;
+        let soc = rc_model::soc::find(&board.soc).with_context(|| format!("no SoC {}", board.soc))?;
         let shell = if job.task == Task::Shell { " rcvm.shell" } else { "" };
         let endpoint = endpoints::endpoint_test::EndpointTest::default();
         let mut rc = rc_model::Config::new(soc, Some(Box::new(endpoint)));
-        rc.strict = job.strict_gating;
+        rc.strict = board.strict_gating;
+        rc.msi_gating = board.msi_gating;
+        rc.its_translater = board.its.then_some(vmm::layout::ITS_TRANSLATER);
         Ok(VmSpec {
             kernel: job.kernel.clone(),
             initramfs: job.initramfs.clone(),
@@ -113,6 +116,8 @@ mod guest {
             mem_bytes: job.memory_mib << 20,
             trace_entries: if job.trace { TRACE_ENTRIES } else { 0 },
             rc,
+            global_irq: board.global_irq,
+            phy_at_port: board.phy_at_port,
         })
     }
 

@@ -18,6 +18,7 @@ struct NoLines;
 
 impl Lines for NoLines {
     fn set(&mut self, _: u32, _: bool) {}
+    fn its_msi(&mut self, _: rc_model::Bdf, _: u64, _: u32) {}
 }
 
 fn dispatch(c: &mut Criterion) {

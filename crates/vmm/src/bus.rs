@@ -1,4 +1,4 @@
-//! From an MMIO exit to a register: interposer → trace → bus → model → interrupt lines and events.
+//! From an MMIO exit to a register: interposer → trace → bus → model → interrupt lines, effects and events.
 //!
 //! The model is behind one lock. Its interrupt levels are a function of its state; after each call the bus compares
 //! them with what the lines carry and moves the lines that differ. The line lock is taken *before* the model lock is
@@ -18,6 +18,8 @@ use block::IrqLevels;
 use block::MemPort;
 use block::SimTime;
 use block::Width;
+use rc_model::Bdf;
+use rc_model::Effect;
 use rc_model::Event;
 use rc_model::RootComplex;
 use rc_model::Sample;
@@ -31,10 +33,12 @@ use crate::trace::Entry;
 use crate::trace::Ring;
 use crate::trace::Taken;
 
-/// Moves interrupt lines: KVM in a machine, a recorder in tests.
+/// Moves interrupt lines and carries messages: KVM in a machine, a recorder in tests.
 pub trait Lines: Send {
     /// Line `line` of the root complex has now this level.
     fn set(&mut self, line: u32, level: bool);
+    /// `rid` wrote `data` to `addr` of the ITS.
+    fn its_msi(&mut self, rid: Bdf, addr: u64, data: u32);
 }
 
 /// What became of an access.
@@ -177,6 +181,7 @@ impl RcBus {
         let r = f(rc, &mut Cx { now, mem: mem.as_mut(), events });
         let levels = rc.irq_levels();
         let deadline = rc.next_deadline();
+        let effects = rc.take_effects();
         let events = std::mem::take(events);
         // Under the model lock: of two calls the later one's deadline has to win.
         self.timer.arm(deadline);
@@ -184,6 +189,9 @@ impl RcBus {
         let mut lines = lock(&self.lines);
         drop(m);
         move_lines(&mut lines, levels);
+        for Effect::ItsMsi { rid, addr, data } in effects {
+            lines.out.its_msi(rid, addr, data);
+        }
         drop(lines);
         for e in events {
             (self.observer)(e, now);

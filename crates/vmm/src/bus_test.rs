@@ -14,6 +14,8 @@ impl Lines for Recorder {
     fn set(&mut self, line: u32, level: bool) {
         lock(&self.0).push((line, level));
     }
+
+    fn its_msi(&mut self, _: Bdf, _: u64, _: u32) {}
 }
 
 fn bus(trace: usize) -> (RcBus, Recorder) {

@@ -1,8 +1,7 @@
 //! The device tree: what the guest is told of the machine.
 //!
 //! The root complex' node follows spec §1.2, §1.7 and the SoC's own; its clocks, resets, supplies, PERST# and PHY are
-//! mainline providers that the model can observe (spec §1.4). `global` is left out: Linux 6.12 would mask all
-//! MSIs with it (spec §2.2.2).
+//! mainline providers that the model can observe (spec §1.4).
 
 use rc_model::soc;
 use rc_model::Soc;
@@ -25,6 +24,12 @@ pub struct Machine<'a> {
     pub initramfs: (u64, u64),
     /// Whose root complex.
     pub soc: &'static Soc,
+    /// Whether MSIs go to an ITS instead of the root complex' own controller.
+    pub its: bool,
+    /// Whether the root complex has its `global` interrupt.
+    pub global_irq: bool,
+    /// Whether PHY and PERST# hang on the root port's node.
+    pub phy_at_port: bool,
 }
 
 mod phandle {
@@ -34,6 +39,7 @@ mod phandle {
     pub const PHY: u32 = 4;
     pub const OSC: u32 = 5;
     pub const UART_CLK: u32 = 6;
+    pub const ITS: u32 = 7;
     pub const CLK0: u32 = 16;
     pub const REG0: u32 = 32;
 }
@@ -61,7 +67,7 @@ pub fn build(m: &Machine<'_>) -> Result<Vec<u8>, Error> {
     gic_and_timer(&mut f, m)?;
     uart_rtc_and_virtio(&mut f)?;
     providers(&mut f, m.soc)?;
-    pcie(&mut f, m.soc)?;
+    pcie(&mut f, m)?;
     f.end_node(root)?;
     f.finish()
 }
@@ -112,6 +118,16 @@ fn gic_and_timer(f: &mut FdtWriter, m: &Machine<'_>) -> Result<(), Error> {
     f.property_phandle(phandle::GIC)?;
     reg(f, &[layout::GICD, (layout::GICR, layout::GICR_BYTES * u64::from(m.vcpus))])?;
     f.end_node(n)?;
+    if m.its {
+        // Not below the GIC: #address-cells = 0 there keeps the interrupt-map short, and Linux looks for it anywhere.
+        let n = f.begin_node(&format!("msi-controller@{:x}", layout::ITS.0))?;
+        f.property_string("compatible", "arm,gic-v3-its")?;
+        f.property_null("msi-controller")?;
+        f.property_u32("#msi-cells", 1)?;
+        f.property_phandle(phandle::ITS)?;
+        reg(f, &[layout::ITS])?;
+        f.end_node(n)?;
+    }
     let n = f.begin_node("timer")?;
     f.property_string("compatible", "arm,armv8-timer")?;
     f.property_null("always-on")?;
@@ -209,7 +225,8 @@ fn reset_and_phy(f: &mut FdtWriter) -> Result<(), Error> {
     f.end_node(n)
 }
 
-fn pcie(f: &mut FdtWriter, soc: &Soc) -> Result<(), Error> {
+fn pcie(f: &mut FdtWriter, m: &Machine<'_>) -> Result<(), Error> {
+    let soc = m.soc;
     let mut windows = vec![
         (Window::Parf, "parf"),
         (Window::Dbi, "dbi"),
@@ -235,7 +252,7 @@ fn pcie(f: &mut FdtWriter, soc: &Soc) -> Result<(), Error> {
     let (mem, len) = soc::window(Window::Mem);
     // 32-bit non-prefetchable memory, PCI address = CPU address.
     f.property_array_u32("ranges", &[0x0200_0000, 0, mem as u32, 0, mem as u32, 0, len as u32])?;
-    interrupts(f, soc)?;
+    interrupts(f, m)?;
     f.property_array_u32(
         "clocks",
         &(0..soc.clocks.len() as u32).map(|i| phandle::CLK0 + i).collect::<Vec<_>>(),
@@ -249,17 +266,47 @@ fn pcie(f: &mut FdtWriter, soc: &Soc) -> Result<(), Error> {
     for (i, name) in (0..).zip(soc.supplies) {
         f.property_u32(&format!("{name}-supply"), phandle::REG0 + i)?;
     }
-    f.property_u32("phys", phandle::PHY)?;
-    f.property_string("phy-names", "pciephy")?;
-    f.property_array_u32("perst-gpios", &[phandle::GPIO, soc::GPIO_PERST, ACTIVE_LOW])?;
+    if m.phy_at_port {
+        root_port(f)?;
+    } else {
+        f.property_u32("phys", phandle::PHY)?;
+        f.property_string("phy-names", "pciephy")?;
+        f.property_array_u32("perst-gpios", &[phandle::GPIO, soc::GPIO_PERST, ACTIVE_LOW])?;
+    }
     f.end_node(n)
 }
 
-fn interrupts(f: &mut FdtWriter, soc: &Soc) -> Result<(), Error> {
-    let msi: Vec<u32> = soc.lines().filter(|&l| l < soc::IRQ_INTA).collect();
-    let cells: Vec<u32> = msi.iter().flat_map(|&l| [SPI, soc::spi(l), LEVEL_HIGH]).collect();
-    f.property_array_u32("interrupts", &cells)?;
-    f.property_string_list("interrupt-names", msi.iter().map(|&l| soc.line_name(l).into()).collect())?;
+/// The root port as a node of its own, which has the PHY and PERST# (spec §1.3). It has no `compatible` and no supply: a
+/// power control device would be made for it.
+fn root_port(f: &mut FdtWriter) -> Result<(), Error> {
+    let n = f.begin_node("pcie@0")?;
+    f.property_string("device_type", "pci")?;
+    f.property_array_u32("reg", &[0, 0, 0, 0, 0])?;
+    f.property_array_u32("bus-range", &[1, 0xff])?;
+    f.property_u32("#address-cells", 3)?;
+    f.property_u32("#size-cells", 2)?;
+    f.property_null("ranges")?;
+    f.property_u32("phys", phandle::PHY)?;
+    f.property_array_u32("reset-gpios", &[phandle::GPIO, soc::GPIO_PERST, ACTIVE_LOW])?;
+    f.end_node(n)
+}
+
+fn interrupts(f: &mut FdtWriter, m: &Machine<'_>) -> Result<(), Error> {
+    let soc = m.soc;
+    let wired = |l: u32| match l {
+        soc::IRQ_GLOBAL => m.global_irq,
+        l => l < soc::IRQ_INTA && !m.its,
+    };
+    let lines: Vec<u32> = soc.lines().filter(|&l| wired(l)).collect();
+    if !lines.is_empty() {
+        let cells: Vec<u32> = lines.iter().flat_map(|&l| [SPI, soc::spi(l), LEVEL_HIGH]).collect();
+        f.property_array_u32("interrupts", &cells)?;
+        f.property_string_list("interrupt-names", lines.iter().map(|&l| soc.line_name(l).into()).collect())?;
+    }
+    if m.its {
+        // Requester ID = device ID, for all of them.
+        f.property_array_u32("msi-map", &[0, phandle::ITS, 0, 0x1_0000])?;
+    }
     f.property_array_u32("interrupt-map-mask", &[0, 0, 0, 7])?;
     let map: Vec<u32> = (0..4)
         .flat_map(|i| [0, 0, 0, i + 1, phandle::GIC, SPI, soc::spi(soc::IRQ_INTA + i), LEVEL_HIGH])
@@ -271,16 +318,22 @@ fn interrupts(f: &mut FdtWriter, soc: &Soc) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_tree_is_well_formed_and_fits_its_place() {
-        let m = Machine {
+    fn machine(soc: &'static Soc) -> Machine<'static> {
+        Machine {
             cmdline: "console=hvc0",
             vcpus: 4,
             mem_bytes: 256 << 20,
             initramfs: (0x9000_0000, 0x9010_0000),
-            soc: &soc::SM8250,
-        };
-        let blob = build(&m).unwrap();
+            soc,
+            its: false,
+            global_irq: false,
+            phy_at_port: false,
+        }
+    }
+
+    #[test]
+    fn the_tree_is_well_formed_and_fits_its_place() {
+        let blob = build(&machine(&soc::SM8250)).unwrap();
         assert_eq!(blob[..4], 0xd00d_feed_u32.to_be_bytes());
         assert!((blob.len() as u64) < layout::FDT_MAX_BYTES);
         let has = |s: &str| blob.windows(s.len()).any(|w| w == s.as_bytes());
@@ -300,16 +353,24 @@ mod tests {
     }
 
     #[test]
+    fn with_an_its_the_port_has_a_msi_map_and_no_msi_lines() {
+        let blob = build(&Machine { its: true, ..machine(&soc::SM8250) }).unwrap();
+        let has = |s: &str| blob.windows(s.len()).any(|w| w == s.as_bytes());
+        assert!(has("msi-map") && has("arm,gic-v3-its") && !has("msi7"));
+    }
+
+    #[test]
+    fn global_and_the_root_port_node_are_there_if_asked() {
+        let has = |blob: &[u8], s: &str| blob.windows(s.len()).any(|w| w == s.as_bytes());
+        let blob = build(&Machine { global_irq: true, phy_at_port: true, ..machine(&soc::SM8250) }).unwrap();
+        assert!(has(&blob, "msi7\0global") && has(&blob, "pcie@0\0") && has(&blob, "reset-gpios"));
+        assert!(!has(&blob, "perst-gpios") && !has(&blob, "pciephy"));
+    }
+
+    #[test]
     fn every_soc_gets_a_tree_of_its_own() {
         for soc in soc::SOCS {
-            let m = Machine {
-                cmdline: "",
-                vcpus: 1,
-                mem_bytes: 256 << 20,
-                initramfs: (0x9000_0000, 0x9010_0000),
-                soc,
-            };
-            let blob = build(&m).unwrap();
+            let blob = build(&machine(soc)).unwrap();
             let has =
                 |s: &str| blob.windows(s.len() + 1).any(|w| w[..s.len()] == *s.as_bytes() && w[s.len()] == 0);
             assert!(has(soc.compatible), "{}", soc.name);

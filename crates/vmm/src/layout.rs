@@ -6,6 +6,10 @@ pub const GICD: (u64, u64) = (0x0800_0000, 0x1_0000);
 pub const GICR: u64 = 0x080a_0000;
 /// Bytes of one redistributor.
 pub const GICR_BYTES: u64 = 0x2_0000;
+/// ITS: control and translation frame.
+pub const ITS: (u64, u64) = (0x0820_0000, 0x2_0000);
+/// The ITS' register that takes MSIs (GITS_TRANSLATER).
+pub const ITS_TRANSLATER: u64 = ITS.0 + 0x1_0040;
 /// 16550 for early output.
 pub const UART: (u64, u64) = (0x0900_0000, 0x1000);
 /// SPI of the UART.

@@ -1,8 +1,8 @@
 //! The KVM microVM: memory, GIC, vCPUs, FDT, loader, bus, consoles, lifecycle.
 //!
-//! *Modelled*: an arm64 machine with GICv3, PSCI, architected timer, a 16550 for early output, a PL031 clock, one virtio-mmio device
+//! *Modelled*: an arm64 machine with GICv3 (and ITS), PSCI, architected timer, a 16550 for early output, a PL031 clock, one virtio-mmio device
 //! (console and result channel) and the root complex of [`rc_model`].
-//! *Not modelled*: ITS, PCI beyond the root complex, hot-plug of memory or CPUs.
+//! *Not modelled*: PCI beyond the root complex, hot-plug of memory or CPUs.
 //! *Sources*: Linux Documentation/virt/kvm/api.rst and devices/arm-vgic-v3.rst; virtio 1.2; spec §1 for the device tree.
 //!
 //! Everything but KVM itself builds and is tested on any host.
@@ -49,6 +49,10 @@ pub struct VmSpec {
     pub trace_entries: usize,
     /// The root complex.
     pub rc: rc_model::Config,
+    /// Whether the device tree has the root complex' `global` interrupt.
+    pub global_irq: bool,
+    /// Whether PHY and PERST# hang on the root port's node instead of the controller's (spec §1.3).
+    pub phy_at_port: bool,
 }
 
 /// What the machine lets its owner know.

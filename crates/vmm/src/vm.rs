@@ -25,6 +25,7 @@ use kvm_ioctls::VcpuFd;
 use kvm_ioctls::VmFd;
 use rc_model::soc;
 use rc_model::soc::SpiState;
+use rc_model::Bdf;
 use rc_model::RootComplex;
 use rc_model::Sample;
 use rc_model::SamplePoint;
@@ -83,6 +84,8 @@ pub struct Vm {
     vcpus: Vec<Vcpu>,
     timers: Vec<JoinHandle<()>>,
     gic: DeviceFd,
+    /// Lives as long as the machine.
+    _its: Option<DeviceFd>,
     soc: &'static Soc,
 }
 
@@ -141,6 +144,21 @@ impl Lines for KvmLines {
     fn set(&mut self, line: u32, level: bool) {
         set_spi(&self.0, soc::spi(line), level);
     }
+
+    fn its_msi(&mut self, rid: Bdf, addr: u64, data: u32) {
+        let msi = kvm_msi {
+            address_lo: addr as u32,
+            address_hi: (addr >> 32) as u32,
+            data,
+            flags: KVM_MSI_VALID_DEVID,
+            devid: rid.0.into(),
+            ..kvm_msi::default()
+        };
+        // An event that the guest's ITS tables do not have is dropped there, as on hardware: 0 or an error, and no harm.
+        if let Err(e) = self.0.signal_msi(msi) {
+            log::debug!("KVM_SIGNAL_MSI of {rid} event {data}: {e}");
+        }
+    }
 }
 
 fn set_spi(vm: &VmFd, spi: u32, level: bool) {
@@ -166,6 +184,7 @@ impl Vm {
             fds.push(fd);
         }
         let gic = create_gic(&vm, spec.vcpus)?;
+        let its = spec.rc.its_translater.map(|_| create_its(&vm)).transpose()?;
         let boot = &fds[0];
         for (reg, value) in
             [(REG_X0, layout::RAM + layout::FDT_OFFSET), (REG_PC, entry), (REG_PSTATE, PSTATE_BOOT)]
@@ -174,13 +193,20 @@ impl Vm {
         }
         let soc = spec.rc.soc;
         let shared = Arc::new(Shared::new(vm, mem, spec.rc, spec.trace_entries, events));
-        Vm::run(shared, fds, gic, soc)
+        Vm::run(shared, fds, gic, its, soc)
     }
 
-    fn run(shared: Arc<Shared>, fds: Vec<VcpuFd>, gic: DeviceFd, soc: &'static Soc) -> Result<Vm, Error> {
+    fn run(
+        shared: Arc<Shared>,
+        fds: Vec<VcpuFd>,
+        gic: DeviceFd,
+        its: Option<DeviceFd>,
+        soc: &'static Soc,
+    ) -> Result<Vm, Error> {
         register_signal_handler(SIGRTMIN(), on_kick)
             .map_err(|e| Error::Kvm { what: "handle a signal", why: e.to_string() })?;
-        let mut vm = Vm { shared: Arc::clone(&shared), vcpus: Vec::new(), timers: Vec::new(), gic, soc };
+        let mut vm =
+            Vm { shared: Arc::clone(&shared), vcpus: Vec::new(), timers: Vec::new(), gic, _its: its, soc };
         let s = Arc::clone(&shared);
         vm.timers.push(spawn("rc-timer".into(), move || s.bus.run_timer())?);
         let s = Arc::clone(&shared);
@@ -630,6 +656,20 @@ fn create_gic(vm: &VmFd, vcpus: u8) -> Result<DeviceFd, Error> {
     Ok(gic)
 }
 
+fn create_its(vm: &VmFd) -> Result<DeviceFd, Error> {
+    let mut dev = kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS, fd: 0, flags: 0 };
+    let its = vm.create_device(&mut dev).map_err(kvm_err("create an ITS"))?;
+    let base = layout::ITS.0;
+    for (group, attr, addr) in [
+        (KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_VGIC_ITS_ADDR_TYPE, std::ptr::from_ref(&base) as u64),
+        (KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT, 0),
+    ] {
+        let a = kvm_device_attr { flags: 0, group, attr: attr.into(), addr };
+        its.set_device_attr(&a).map_err(kvm_err("set up the ITS"))?;
+    }
+    Ok(its)
+}
+
 /// Load kernel, initramfs and device tree; the result is the entry point.
 fn load(spec: &VmSpec, mem: &GuestMemoryMmap) -> Result<u64, Error> {
     let kernel = loader::read_kernel(&spec.kernel)?;
@@ -663,6 +703,9 @@ fn load(spec: &VmSpec, mem: &GuestMemoryMmap) -> Result<u64, Error> {
         mem_bytes: spec.mem_bytes,
         initramfs: (initramfs_at, initramfs_at + initramfs.len() as u64),
         soc: spec.rc.soc,
+        its: spec.rc.its_translater.is_some(),
+        global_irq: spec.global_irq,
+        phy_at_port: spec.phy_at_port,
     })?;
     put(&tree, layout::RAM + layout::FDT_OFFSET)?;
     Ok(entry)

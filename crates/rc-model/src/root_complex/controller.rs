@@ -14,6 +14,7 @@ use crate::dbi::Dbi;
 use crate::dbi::LinkView;
 use crate::dbi::Rate;
 use crate::elbi::Elbi;
+use crate::event::Effect;
 use crate::event::Event;
 use crate::gpio::Gpio;
 use crate::iatu::Iatu;
@@ -45,6 +46,9 @@ pub(super) struct Controller {
     soc: &'static Soc,
     card: Option<Rate>,
     msi_gating: bool,
+    its_translater: Option<u64>,
+    /// Taken by the owner after each call.
+    pub effects: Vec<Effect>,
     /// State of the last [`Event::Ltssm`].
     reported_ltssm: u8,
 }
@@ -67,6 +71,8 @@ impl Controller {
             soc: config.soc,
             card,
             msi_gating: config.msi_gating,
+            its_translater: config.its_translater,
+            effects: Vec::new(),
             reported_ltssm: 0,
         }
     }
@@ -103,6 +109,16 @@ impl Controller {
             Window::Parf => self.soc.ahb_clock.is_some(),
             _ => true,
         }
+    }
+
+    /// Whether `addr` is the register of the machine's ITS that takes MSIs.
+    pub fn is_its(&self, addr: u64) -> bool {
+        self.its_translater == Some(addr)
+    }
+
+    /// Whether an ITS takes the MSIs, and iMSI-RX is idle.
+    pub fn has_its(&self) -> bool {
+        self.its_translater.is_some()
     }
 
     /// Which SoC this is.

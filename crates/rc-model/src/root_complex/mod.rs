@@ -26,6 +26,7 @@ use pcie::Completion;
 use pcie::Function;
 
 use crate::dbi::Rate;
+use crate::event::Effect;
 use crate::event::Event;
 use crate::iatu::Outbound;
 use crate::sample::Sample;
@@ -50,6 +51,8 @@ pub struct Config {
     pub strict: bool,
     /// Whether INT_ALL_MASK bits 30:23 gate the msiN lines (spec §2.2.2: silicon differs per SoC).
     pub msi_gating: bool,
+    /// Address of the GITS_TRANSLATER that takes MSIs, where the device tree has a `msi-map`; iMSI-RX is then idle (spec §1.2).
+    pub its_translater: Option<u64>,
 }
 
 impl Config {
@@ -62,6 +65,7 @@ impl Config {
             train_ns: 20_000_000,
             strict: false,
             msi_gating: false,
+            its_translater: None,
         }
     }
 }
@@ -91,6 +95,11 @@ impl RootComplex {
     pub fn new(config: Config) -> RootComplex {
         let port = Controller::new(&config);
         RootComplex { port, endpoint: config.endpoint, strict: config.strict, aborted: false }
+    }
+
+    /// What the last call wants done outside, in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.port.effects)
     }
 
     /// A guest read of `w` at `off` of `win`.

@@ -11,6 +11,7 @@ use pcie::Upstream;
 
 use super::controller::Controller;
 use super::observer::Kind;
+use crate::event::Effect;
 use crate::event::Event;
 
 /// Writes to the page that the MSI address was last in are suspect: Linux 6.x gives it a page of its own (spec §2.6).
@@ -80,8 +81,19 @@ impl Controller {
 
     /// Whether a four-byte write that missed the controller looks like an MSI meant for it.
     fn looks_like_msi(&self, addr: u64) -> bool {
-        self.msi.addr() == 0
+        self.msi.addr() == 0 && !self.has_its()
             || self.observer.last_msi_addr.is_some_and(|last| last >> PAGE_SHIFT == addr >> PAGE_SHIFT)
+    }
+
+    /// Offer a write to the machine's ITS, if it has one. Returns whether it was taken.
+    fn send_to_its(&mut self, rid: Bdf, addr: u64, bytes: &[u8]) -> bool {
+        let Ok(word) = <[u8; 4]>::try_from(bytes) else { return false };
+        if !self.is_its(addr) {
+            return false;
+        }
+        self.observer.counts.msi += 1;
+        self.effects.push(Effect::ItsMsi { rid, addr, data: u32::from_le_bytes(word) });
+        true
     }
 
     /// Offer a write to the iMSI-RX. Returns whether it was consumed.
@@ -123,7 +135,7 @@ impl Upstream<Event> for Controller {
         if let Err((gate, status)) = self.admit(bme) {
             return self.refuse(cx, request, gate, status);
         }
-        if self.receive_msi(cx, rid, addr, data) {
+        if self.send_to_its(rid, addr, data) || self.receive_msi(cx, rid, addr, data) {
             return Completion::Success;
         }
         self.access_memory(cx, request, data.len(), |cx, to| cx.mem.write(to, data))

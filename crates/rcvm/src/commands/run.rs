@@ -17,7 +17,6 @@ use torture::Plan;
 use super::guest;
 use super::no_agent;
 use super::Guest;
-use crate::cli::Gating;
 use crate::cli::RunArgs;
 use crate::front;
 use crate::front::Got;
@@ -44,8 +43,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         append: g.append.clone(),
         vcpus: g.vcpus,
         memory_mib: g.memory,
-        soc: files.soc.name.into(),
-        strict_gating: g.gating == Gating::Strict,
+        board: files.board.clone(),
         trace: false,
         task: if args.shell { Task::Shell } else { Task::Show(plan.clone()) },
     };

@@ -26,6 +26,7 @@ use super::Guest;
 use crate::artifacts::Artifacts;
 use crate::cli::During;
 use crate::cli::Gating;
+use crate::cli::Msi;
 use crate::cli::TortureArgs;
 use crate::front;
 use crate::front::Got;
@@ -35,6 +36,9 @@ use crate::job::Job;
 use crate::job::Message;
 use crate::job::Task;
 use crate::progress::Progress;
+
+/// Interrupts that an ITS has for one device, at least.
+const ITS_EVENTS: u32 = 1 << 10;
 
 /// Run the plan, keep the artifacts, print the verdict.
 pub fn run(args: &TortureArgs) -> Result<u8> {
@@ -81,10 +85,10 @@ fn plan(args: &TortureArgs, soc: &rc_model::Soc) -> Plan {
     Plan {
         cycles: args.cycles,
         seed: args.seed,
-        msi_vectors: args.msi,
-        msix_vectors: args.msix,
+        msi_vectors: args.msi_vectors,
+        msix_vectors: args.msix_vectors,
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
-        hwirqs: 32 * soc.msi_lines,
+        hwirqs: if args.guest.msi == Msi::Its { ITS_EVENTS } else { 32 * soc.msi_lines },
         boot_timeout_ms: args.guest.boot_timeout * 1000,
         op_timeout_ms: args.guest.op_timeout * 1000,
         ..Plan::default()
@@ -107,8 +111,7 @@ fn job(args: &TortureArgs, files: &Guest, plan: Plan) -> Job {
         append: args.guest.append.clone(),
         vcpus: args.guest.vcpus,
         memory_mib: args.guest.memory,
-        soc: files.soc.name.into(),
-        strict_gating: args.guest.gating == Gating::Strict,
+        board: files.board.clone(),
         trace: !args.no_trace,
         task: Task::Torture(plan),
     }
