@@ -15,33 +15,17 @@
 
 /* What the series call by different names. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
-#define rcvm_iatu_unroll(pci)	((pci)->iatu_unroll_enabled)
 #define rcvm_2_7_0_reset(pcie)	((pcie)->res.v2_7_0.pci_reset)
 #else
-#define rcvm_iatu_unroll(pci)	dw_pcie_cap_is(pci, IATU_UNROLL)
 #define rcvm_2_7_0_reset(pcie)	((pcie)->res.v2_7_0.rst)
 #endif
 #if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
-#define rcvm_has_imsi_rx(pp)	((pp)->has_msi_ctrl)
 #define rcvm_perst_assert(pcie)	qcom_ep_reset_assert(pcie)
 #define rcvm_elbi(pcie)		((pcie)->elbi)
 #else
-#define rcvm_has_imsi_rx(pp)	((pp)->use_imsi_rx)
 #define rcvm_perst_assert(pcie)	qcom_pcie_perst_assert(pcie)
 #define rcvm_elbi(pcie)		((pcie)->pci->elbi_base)
 #endif
-
-/* dw_pcie_disable_atu() is not exported; unrolled or through the viewport, CTRL2 = 0 is all it does. */
-static void qcom_pcie_disable_atu(struct dw_pcie *pci, u32 dir, u32 index)
-{
-	void __iomem *base = pci->atu_base;
-
-	if (rcvm_iatu_unroll(pci))
-		base += PCIE_ATU_UNROLL_BASE(dir, index);
-	else
-		dw_pcie_writel_dbi(pci, PCIE_ATU_VIEWPORT, dir | index);
-	writel(0, base + PCIE_ATU_REGION_CTRL2);
-}
 
 /*
  * dw_pcie_host_deinit() calls this between the removal of the root bus and the removal of the MSI domains: the last
@@ -50,8 +34,7 @@ static void qcom_pcie_disable_atu(struct dw_pcie *pci, u32 dir, u32 index)
 static void qcom_pcie_stop_link(struct dw_pcie *pci)
 {
 	struct qcom_pcie *pcie = to_qcom_pcie(pci);
-	struct dw_pcie_rp *pp = &pci->pp;
-	u32 ctrl, i, val;
+	u32 val;
 
 	/* No new training. The oldest generations have the bit in ELBI. */
 	if (pcie->cfg->ops->ltssm_enable == qcom_pcie_2_3_2_ltssm_enable) {
@@ -67,29 +50,7 @@ static void qcom_pcie_stop_link(struct dw_pcie *pci)
 	/* Stop DMA and MSIs at their source before their target is dismantled. */
 	rcvm_perst_assert(pcie);
 
-	/*
-	 * Set-up never clears STATUS: what stays latched here would fire at the first unmask of the next life. MASK before
-	 * ENABLE, so that nothing slips through in between.
-	 */
-	if (rcvm_has_imsi_rx(pp)) {
-		for (ctrl = 0; ctrl < MAX_MSI_CTRLS; ctrl++) {
-			u32 off = ctrl * MSI_REG_CTRL_BLOCK_SIZE;
-
-			dw_pcie_writel_dbi(pci, PCIE_MSI_INTR0_MASK + off, ~0);
-			dw_pcie_writel_dbi(pci, PCIE_MSI_INTR0_ENABLE + off, 0);
-			dw_pcie_writel_dbi(pci, PCIE_MSI_INTR0_STATUS + off, ~0);
-		}
-		dw_pcie_writel_dbi(pci, PCIE_MSI_ADDR_LO, 0);
-		dw_pcie_writel_dbi(pci, PCIE_MSI_ADDR_HI, 0);
-	}
-
-	for (i = 0; i < pci->num_ob_windows; i++)
-		qcom_pcie_disable_atu(pci, PCIE_ATU_REGION_DIR_OB, i);
-	for (i = 0; i < pci->num_ib_windows; i++)
-		qcom_pcie_disable_atu(pci, PCIE_ATU_REGION_DIR_IB, i);
-
-	/* The core clears MASTER at most; IO, MEM and SERR were set by dw_pcie_setup_rc(). */
-	dw_pcie_writew_dbi(pci, PCI_COMMAND, 0);
+	rcvm_dwc_disarm(pci);
 }
 
 /*
@@ -120,31 +81,6 @@ static void qcom_pcie_power_down(struct qcom_pcie *pcie)
 #else
 		reset_control_bulk_assert(ARRAY_SIZE(pcie->res.v2_3_3.rst), pcie->res.v2_3_3.rst);
 #endif
-	}
-}
-
-/*
- * INTx mappings: made by the PCI core for the children (of_irq_parse_and_map_pci), in the domain of the GIC, and
- * disposed of by nobody. Only the host bridge can tell when their users are gone: now. irq_create_of_mapping() returns the
- * existing mapping; for a pin that was never used it makes one, which goes at once.
- */
-static void qcom_pcie_dispose_intx(struct device_node *np)
-{
-	__be32 laddr[3] = { 0, 0, 0 };
-	struct of_phandle_args oirq;
-	unsigned int virq;
-	u32 pin;
-
-	for (pin = 1; pin <= PCI_NUM_INTX; pin++) {
-		oirq.np = np;
-		oirq.args_count = 1;
-		oirq.args[0] = pin;
-		if (of_irq_parse_raw(laddr, &oirq))
-			continue;
-		virq = irq_create_of_mapping(&oirq);
-		of_node_put(oirq.np);
-		if (virq)
-			irq_dispose_mapping(virq);
 	}
 }
 
@@ -190,12 +126,9 @@ static void qcom_pcie_exit_phys(struct qcom_pcie *pcie)
 	phy_exit(pcie->phy);
 }
 
-/* These series leave the lock to the caller of dw_pcie_host_deinit(): a rescan through sysfs must not see half a bus. */
 static void qcom_pcie_remove_bus(struct dw_pcie_rp *pp)
 {
-	pci_lock_rescan_remove();
-	dw_pcie_host_deinit(pp);
-	pci_unlock_rescan_remove();
+	rcvm_dwc_host_deinit(pp);
 }
 #else
 static void qcom_pcie_exit_phys(struct qcom_pcie *pcie)
@@ -208,7 +141,7 @@ static void qcom_pcie_exit_phys(struct qcom_pcie *pcie)
 
 static void qcom_pcie_remove_bus(struct dw_pcie_rp *pp)
 {
-	dw_pcie_host_deinit(pp);
+	rcvm_dwc_host_deinit(pp);
 	pci_pwrctrl_destroy_devices(to_dw_pcie_from_pp(pp)->dev);
 }
 #endif
@@ -218,15 +151,12 @@ static void qcom_pcie_teardown(struct platform_device *pdev)
 	struct qcom_pcie *pcie = platform_get_drvdata(pdev);
 	struct dw_pcie_rp *pp = &pcie->pci->pp;
 	struct device *dev = &pdev->dev;
-	int i;
 
 	qcom_pcie_silence(pdev, pcie);
 	qcom_pcie_remove_bus(pp);
 
-	qcom_pcie_dispose_intx(dev->of_node);
-	for (i = 0; i < MAX_MSI_CTRLS; i++)
-		if (pp->msi_irq[i] > 0)
-			irq_dispose_mapping(pp->msi_irq[i]);
+	rcvm_dwc_dispose_gic_intx(dev->of_node);
+	rcvm_dwc_dispose_msi_lines(pp);
 
 	qcom_pcie_exit_phys(pcie);
 	qcom_pcie_drop_votes(dev, pcie);

@@ -1,9 +1,11 @@
 //! Builds kernels from the distribution's source packages.
 //!
 //! One build serves as outer and guest kernel and carries every driver variant of its series: the tree is built with
-//! one recipe, then each other variant replaces it and only its module is built again.
+//! one recipe for each driver, then each other variant replaces the one of its driver and only that module is built
+//! again.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufRead;
 use std::io::BufReader;
@@ -43,9 +45,9 @@ pub struct Built {
 }
 
 impl Built {
-    /// The driver module that `recipe` made.
-    pub fn driver(&self, recipe: &str) -> PathBuf {
-        self.dir.join("drivers").join(recipe).join("pcie-qcom.ko")
+    /// What `recipe` made of `module`, a path in the tree.
+    pub fn driver(&self, recipe: &str, module: &str) -> PathBuf {
+        self.dir.join("drivers").join(recipe).join(Path::new(module).file_name().unwrap_or_default())
     }
 
     /// A module of the tree, by its path there.
@@ -59,9 +61,40 @@ struct Plan {
     series: Series,
     tarball: PathBuf,
     config: String,
-    drivers: Vec<String>,
+    drivers: Vec<Driver>,
     modules: Vec<String>,
     key: String,
+}
+
+/// A driver variant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Driver {
+    /// Name of its recipe.
+    recipe: String,
+    /// Module that the recipe makes, from the top of the tree.
+    module: String,
+}
+
+/// What the tree holds while it is built, one step after the other: one variant of every driver. The first step has the
+/// first of each, every further one exchanges one.
+fn steps(drivers: &[Driver]) -> Vec<BTreeMap<&str, &Driver>> {
+    let mut first = BTreeMap::new();
+    let mut further = Vec::new();
+    for d in drivers {
+        if first.contains_key(d.module.as_str()) {
+            further.push(d);
+        } else {
+            first.insert(d.module.as_str(), d);
+        }
+    }
+    let exchanged = further.into_iter().map(|d| {
+        let mut step = first.clone();
+        step.insert(&d.module, d);
+        step
+    });
+    let mut steps: Vec<_> = exchanged.collect();
+    steps.insert(0, first);
+    steps
 }
 
 fn plan(cache: &Cache, tree: &Path, series: Series) -> Result<Plan, Error> {
@@ -70,25 +103,30 @@ fn plan(cache: &Cache, tree: &Path, series: Series) -> Result<Plan, Error> {
     let text =
         std::fs::read_to_string(&file).map_err(|e| Error::io(format!("read {}", file.display()), e))?;
     let config = series::lines_for(&text, series).map_err(|why| Error::Data { file, why })?;
-    let (mut drivers, mut modules) = (Vec::new(), Vec::new());
+    let (mut recipes, mut modules) = (Vec::new(), Vec::new());
     for name in profile::names(tree)? {
         let p = profile::read(tree, &name)?;
-        drivers.push(p.driver);
+        recipes.push(p.driver);
         modules.extend(p.modules);
     }
-    for v in [&mut drivers, &mut modules] {
+    for v in [&mut recipes, &mut modules] {
         v.sort_unstable();
         v.dedup();
     }
-    let recipes: Vec<Vec<u8>> =
-        drivers.iter().map(|d| recipe::effect(tree, d, series)).collect::<Result<_, _>>()?;
-    let names = [drivers.join(" "), modules.join(" ")];
+    let effects: Vec<Vec<u8>> =
+        recipes.iter().map(|r| recipe::effect(tree, r, series)).collect::<Result<_, _>>()?;
+    let names = [recipes.join(" "), modules.join(" ")];
     let compiler = first_line(Command::new(format!("{}gcc", cross_compile())).arg("--version"));
     let version = format!("{series} {}", source.version);
     let mut parts: Vec<&[u8]> = vec![version.as_bytes(), config.as_bytes(), compiler.as_bytes()];
     parts.extend(names.iter().map(String::as_bytes));
-    parts.extend(recipes.iter().map(Vec::as_slice));
+    parts.extend(effects.iter().map(Vec::as_slice));
     let key = cache::key(parts);
+    let drivers = recipes.into_iter().map(|recipe| {
+        let module = recipe::read(tree, &recipe)?.module;
+        Ok(Driver { recipe, module })
+    });
+    let drivers = drivers.collect::<Result<_, Error>>()?;
     Ok(Plan { series, tarball: source.tarball, config, drivers, modules, key })
 }
 
@@ -177,20 +215,26 @@ impl Job<'_> {
             std::fs::create_dir_all(&d).map_err(|e| Error::io(format!("create {}", d.display()), e))?;
         }
         let originals = self.originals()?;
-        for (i, driver) in self.plan.drivers.iter().enumerate() {
-            self.apply(driver, &originals)?;
-            let module = recipe::read(self.tree, driver)?.module;
+        let mut done = BTreeSet::new();
+        for (i, step) in steps(&self.plan.drivers).into_iter().enumerate() {
+            self.apply(&step, &originals)?;
             if i == 0 {
                 self.configure()?;
                 progress("building the kernel: 5 to 10 minutes on 2 cores, once");
                 self.make_all(progress)?;
-            } else {
-                self.make(&[&module], &mut |_| {})?;
             }
-            let to = out.join("drivers").join(driver);
-            std::fs::create_dir_all(&to).map_err(|e| Error::io(format!("create {}", to.display()), e))?;
-            self.take_module(&module, &to)?;
-            progress(&format!("built {driver}"));
+            for Driver { recipe, module } in step.into_values() {
+                if !done.insert(recipe) {
+                    continue;
+                }
+                if i > 0 {
+                    self.make(&[module], &mut |_| {})?;
+                }
+                let to = out.join("drivers").join(recipe);
+                std::fs::create_dir_all(&to).map_err(|e| Error::io(format!("create {}", to.display()), e))?;
+                self.take_module(module, &to)?;
+                progress(&format!("built {recipe}"));
+            }
         }
         for module in &self.plan.modules {
             self.take_module(module, &out.join("modules"))?;
@@ -217,7 +261,7 @@ impl Job<'_> {
         };
         let mut originals = BTreeMap::new();
         for driver in &self.plan.drivers {
-            for file in recipe::apply(self.tree, driver, self.plan.series, &read)?.into_keys() {
+            for file in recipe::apply(self.tree, &driver.recipe, self.plan.series, &read)?.into_keys() {
                 let text = read(&file)?;
                 originals.insert(file, text);
             }
@@ -225,10 +269,18 @@ impl Job<'_> {
         Ok(originals)
     }
 
-    fn apply(&self, driver: &str, originals: &BTreeMap<String, String>) -> Result<(), Error> {
-        let original = |file: &str| Ok(originals.get(file).cloned().unwrap_or_default());
+    /// Lay the recipes of `step` one on the other: those of two drivers may edit the same file.
+    fn apply(
+        &self,
+        step: &BTreeMap<&str, &Driver>,
+        originals: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
         let mut files = originals.clone();
-        files.extend(recipe::apply(self.tree, driver, self.plan.series, &original)?);
+        for driver in step.values() {
+            let so_far = |file: &str| Ok(files.get(file).cloned().unwrap_or_default());
+            let edited = recipe::apply(self.tree, &driver.recipe, self.plan.series, &so_far)?;
+            files.extend(edited);
+        }
         for (file, text) in files {
             let path = self.scratch.join(&file);
             // An unchanged file keeps its time, and make does not look at it again.
@@ -352,6 +404,17 @@ fn options_not_taken(wanted: &str, got: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_variant_has_a_step_beside_the_first_of_the_other_drivers() {
+        let driver = |recipe: &str, module: &str| Driver { recipe: recipe.into(), module: module.into() };
+        let drivers =
+            [driver("a1", "a.ko"), driver("a2", "a.ko"), driver("b1", "b.ko"), driver("a3", "a.ko")];
+        let steps = steps(&drivers);
+        let names: Vec<Vec<&str>> =
+            steps.iter().map(|s| s.values().map(|d| d.recipe.as_str()).collect()).collect();
+        assert_eq!(names, [["a1", "b1"], ["a2", "b1"], ["a3", "b1"]]);
+    }
 
     #[test]
     fn options_that_did_not_take_are_listed() {

@@ -92,7 +92,7 @@ pub fn build(profile: &str, series: Series, progress: Progress<'_>) -> Result<Im
     let cache = cache::Cache::locate()?;
     let built = kernel::build(&cache, &tree, series, progress)?;
     let bins = cross::build(&cache, &tree, progress)?;
-    finish(&cache, profile, &p, &built, &bins)
+    finish(&tree, &cache, profile, &p, &built, &bins)
 }
 
 /// The image of `profile` of `series` if its kernel is built and its programs are too.
@@ -103,17 +103,19 @@ pub fn find(profile: &str, series: Series) -> Result<Option<Image>, Error> {
     let (Some(built), Some(bins)) = (kernel::find(&cache, &tree, series)?, cross::find(&cache)) else {
         return Ok(None);
     };
-    finish(&cache, profile, &p, &built, &bins).map(Some)
+    finish(&tree, &cache, profile, &p, &built, &bins).map(Some)
 }
 
 fn finish(
+    tree: &Path,
     cache: &cache::Cache,
     name: &str,
     p: &profile::Profile,
     built: &kernel::Built,
     bins: &cross::Binaries,
 ) -> Result<Image, Error> {
-    let mut modules = vec![built.driver(&p.driver)];
+    let driver = recipe::read(tree, &p.driver)?;
+    let mut modules = vec![built.driver(&p.driver, &driver.module)];
     modules.extend(p.modules.iter().map(|m| built.module(m)));
     let bytes = initramfs(&bins.agent, &modules, name)?;
     let file = cache.put(&format!("initramfs-{name}"), "cpio", &bytes)?;
