@@ -5,12 +5,10 @@
 //! drivers/phy/qualcomm/phy-qcom-pcie2.c (PHY), drivers/pci (PCI). Phases P1–P14 are those of spec §4.1,
 //! the orders of removal those of spec §4.3.
 
-mod common;
-
 use block::Width;
-use common::Machine;
-use common::MS;
-use common::MSI_TARGET;
+use rc_fuzz::machine::Machine;
+use rc_fuzz::machine::MS;
+use rc_fuzz::machine::MSI_TARGET;
 use rc_model::soc;
 use rc_model::Event;
 use rc_model::Sample;

@@ -1,11 +1,9 @@
 //! Whatever a guest does: no panic, levels are a function of state, what is kept is bounded.
 
-mod common;
-
 use block::Width;
-use common::Machine;
-use common::MS;
 use proptest::prelude::*;
+use rc_fuzz::machine::Machine;
+use rc_fuzz::machine::MS;
 use rc_model::soc;
 use rc_model::SamplePoint;
 use rc_model::Window;

@@ -1,12 +1,10 @@
 //! Every row of every register table: sound in itself, and true of the machine.
 
-mod common;
-
 use block::Reg;
 use block::RegFile;
 use block::ResetKind;
 use block::Width;
-use common::Machine;
+use rc_fuzz::machine::Machine;
 use rc_model::register_name;
 use rc_model::soc;
 use rc_model::Window;

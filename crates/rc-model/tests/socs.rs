@@ -1,11 +1,9 @@
 //! What differs between SoCs, natively: every row of the table comes up, is held and is cleared as its driver expects.
 
-mod common;
-
 use block::Width;
-use common::Machine;
-use common::MS;
 use endpoints::EndpointTest;
+use rc_fuzz::machine::Machine;
+use rc_fuzz::machine::MS;
 use rc_model::soc;
 use rc_model::Config;
 use rc_model::Soc;

@@ -1,15 +1,13 @@
 //! The traps of spec §8 and anchors-style §7, and what crosses block boundaries: gating, resets, routing, DMA gates.
 
-mod common;
-
 use block::ResetKind;
 use block::Width;
-use common::recorder::Recorder;
-use common::Machine;
-use common::MS;
-use common::MSI_TARGET;
-use common::RAM;
 use endpoints::EndpointTest;
+use rc_fuzz::machine::Machine;
+use rc_fuzz::machine::MS;
+use rc_fuzz::machine::MSI_TARGET;
+use rc_fuzz::machine::RAM;
+use rc_fuzz::recorder::Recorder;
 use rc_model::soc;
 use rc_model::Config;
 use rc_model::Effect;
@@ -398,7 +396,7 @@ fn secondary_bus_reset_resets_the_endpoint_and_retrains() {
 }
 
 /// A machine with its link up and a function that records its resets.
-fn recorded() -> (Machine, common::recorder::Resets) {
+fn recorded() -> (Machine, rc_fuzz::recorder::Resets) {
     let function = Recorder::default();
     let resets = function.resets.clone();
     let mut m = Machine::with(Config::new(&soc::SM8250, Some(Box::new(function))));

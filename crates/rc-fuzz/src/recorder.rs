@@ -20,6 +20,7 @@ pub type Resets = Arc<Mutex<Vec<ResetKind>>>;
 /// The function.
 #[derive(Default)]
 pub struct Recorder {
+    /// Resets that have reached it, in order.
     pub resets: Resets,
 }
 

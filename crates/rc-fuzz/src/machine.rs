@@ -1,7 +1,4 @@
 //! A root complex with memory, time and recorded events, driven like a bus would.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its own part")]
-
-pub mod recorder;
 
 use block::Cx;
 use block::SimTime;
@@ -25,18 +22,31 @@ pub const MS: u64 = 1_000_000;
 
 /// The bus.
 pub struct Machine {
+    /// Which SoC it is.
     pub soc: &'static rc_model::Soc,
+    /// The model.
     pub rc: RootComplex,
+    /// Guest memory.
     pub mem: VecMem,
+    /// Everything that the model has let an observer know.
     pub events: Vec<Event>,
+    /// Time since power-on.
     pub now: SimTime,
 }
 
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine::new()
+    }
+}
+
 impl Machine {
+    /// An sm8250 with the endpoint-test function behind its port.
     pub fn new() -> Machine {
         Machine::with(Config::new(&soc::SM8250, Some(Box::new(EndpointTest::default()))))
     }
 
+    /// Whatever `config` says.
     pub fn with(config: Config) -> Machine {
         Machine {
             soc: config.soc,
@@ -52,30 +62,37 @@ impl Machine {
         f(&mut self.rc, &mut cx)
     }
 
+    /// A guest read.
     pub fn read(&mut self, win: Window, off: u64, w: Width) -> u64 {
         self.with_cx(|rc, cx| rc.read(cx, win, off, w))
     }
 
+    /// A guest write.
     pub fn write(&mut self, win: Window, off: u64, w: Width, v: u64) {
         self.with_cx(|rc, cx| rc.write(cx, win, off, w, v));
     }
 
+    /// A 32-bit read.
     pub fn readl(&mut self, win: Window, off: u64) -> u32 {
         self.read(win, off, Width::B4) as u32
     }
 
+    /// A 32-bit write.
     pub fn writel(&mut self, win: Window, off: u64, v: u32) {
         self.write(win, off, Width::B4, u64::from(v));
     }
 
+    /// A 16-bit read.
     pub fn readw(&mut self, win: Window, off: u64) -> u16 {
         self.read(win, off, Width::B2) as u16
     }
 
+    /// A 16-bit write.
     pub fn writew(&mut self, win: Window, off: u64, v: u16) {
         self.write(win, off, Width::B2, u64::from(v));
     }
 
+    /// Read 32 bits, change some, write them back.
     pub fn rmw(&mut self, win: Window, off: u64, clear: u32, set: u32) {
         let v = self.readl(win, off);
         self.writel(win, off, (v & !clear) | set);
@@ -91,14 +108,17 @@ impl Machine {
         self.now = end;
     }
 
+    /// Power applied to the machine.
     pub fn power_on_reset(&mut self) {
         self.with_cx(|rc, cx| rc.power_on_reset(cx));
     }
 
+    /// A sample of the oracle.
     pub fn sample(&mut self, point: SamplePoint) -> Sample {
         self.rc.sample(self.now, point)
     }
 
+    /// One item of a sample taken now.
     pub fn item(&mut self, name: &str) -> u64 {
         self.sample(SamplePoint::Now).get(name).unwrap_or_else(|| panic!("no item {name}"))
     }
@@ -111,6 +131,7 @@ impl Machine {
         })
     }
 
+    /// Whether interrupt output `line` is high.
     pub fn line(&self, line: u32) -> bool {
         self.rc.irq_levels() >> line & 1 == 1
     }
@@ -177,6 +198,7 @@ impl Machine {
         self.writew(Window::Config, 0x04, 0x6);
     }
 
+    /// Program outbound iATU region `n`, in the order of dw_pcie_prog_outbound_atu().
     pub fn outbound(&mut self, n: u64, base: u64, last: u64, target: u64, kind: u32) {
         let (window, at) = if self.soc.unroll {
             (Window::Atu, n << 9)
