@@ -82,6 +82,10 @@ mod guest {
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
     /// proves nothing.
     const CMDLINE: &str = "console=hvc0 loglevel=7 oops=panic panic=-1";
+    /// Break and `w` on a virtio console: the kernel lists its blocked tasks (Linux drivers/tty/hvc/hvc_console.c).
+    const SYSRQ_W: &[u8] = b"\x0fw";
+    /// Time for the list to arrive.
+    const SYSRQ_TIME: Duration = Duration::from_secs(2);
     /// Most model events kept between two looks of the engine.
     const MAX_EVENTS: usize = 4096;
     /// Trace records kept between two cycles.
@@ -132,6 +136,8 @@ mod guest {
         replies: VecDeque<String>,
         events: VecDeque<Event>,
         ended: Option<String>,
+        /// When the link, its reset or its clocks last changed.
+        link_changed: Instant,
         trace: bool,
         /// The stream to the front-end broke: nobody listens, stop.
         deaf: bool,
@@ -149,6 +155,7 @@ mod guest {
                 replies: VecDeque::new(),
                 events: VecDeque::new(),
                 ended: None,
+                link_changed: started,
                 trace,
                 deaf: false,
             }
@@ -320,6 +327,9 @@ mod guest {
                 VmEvent::Channel(bytes) => self.channel(&bytes),
                 VmEvent::ChannelOpen(_) => {}
                 VmEvent::Model(e, _) => {
+                    if matches!(e, Event::Ltssm { .. } | Event::Perst { .. } | Event::Clocks { .. }) {
+                        self.link_changed = Instant::now();
+                    }
                     if self.events.len() == MAX_EVENTS {
                         self.events.pop_front();
                     }
@@ -370,6 +380,27 @@ mod guest {
                 self.event(e);
             }
             self.events.drain(..).collect()
+        }
+
+        fn settle(&mut self, quiet: Duration, limit: Duration) -> bool {
+            let begun = Instant::now();
+            // What made the guest answer may still be on its way to the link.
+            self.link_changed = begun;
+            while self.link_changed.elapsed() < quiet && self.ended.is_none() && !self.deaf {
+                if begun.elapsed() > limit {
+                    return false;
+                }
+                self.pump(self.link_changed + quiet);
+            }
+            true
+        }
+
+        fn show_blocked_tasks(&mut self) {
+            self.vm.console_write(SYSRQ_W);
+            let deadline = Instant::now() + SYSRQ_TIME;
+            while Instant::now() < deadline && self.ended.is_none() && !self.deaf {
+                self.pump(deadline);
+            }
         }
 
         fn now_ms(&mut self) -> u64 {

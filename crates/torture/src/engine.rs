@@ -53,6 +53,10 @@ const LNKCTL_LD: u16 = 1 << 4;
 const LNKCTL_RL: u16 = 1 << 5;
 /// How long the link stays disabled, ms.
 const LINK_DISABLE_MS: u64 = 10;
+/// How long the link has to be quiet after a disturbance (a driver waits up to 100 ms between two steps of its own, spec §3), and
+/// how long to wait for that.
+const QUIET: Duration = Duration::from_millis(700);
+const SETTLE: Duration = Duration::from_secs(15);
 /// From the start of a suspend to its alarm: the devices of a nested guest need a second to fall asleep.
 const SUSPEND_S: u32 = 2;
 
@@ -200,7 +204,7 @@ impl Engine<'_> {
         let endpoint = self.phase("enumerate", |e| e.endpoint())?;
         let mut raised = self.exercise(c.held, &mut books.ledger)?;
         for d in self.plan.disturbances.iter().copied() {
-            self.phase(d.name(), |e| e.call(disturb_op(d, &endpoint)))?;
+            self.phase(d.name(), |e| e.disturb(d, &endpoint))?;
             if d.spares_endpoint() {
                 raised += self.raise(c.held, 1, &mut books.ledger)?;
             }
@@ -238,6 +242,20 @@ impl Engine<'_> {
             Load::Insmod => Op::Insmod { module: MODULE.into(), params: String::new() },
             Load::Bind => Op::Bind { driver: DRIVER.into(), device: DEVICE.into() },
         }
+    }
+
+    /// Let `d` happen, and wait until the link is quiet again: a driver may recover by itself what a reset did to the link.
+    fn disturb(&mut self, d: Disturbance, endpoint: &str) -> Option<()> {
+        self.call(disturb_op(d, endpoint))?;
+        if !self.machine.settle(QUIET, SETTLE) {
+            self.find(Finding::new(
+                Class::Hang,
+                Source::DeviceModel,
+                format!("{} never ends", d.name()),
+                format!("the link goes up and down for {} s after {}", SETTLE.as_secs(), d.name()),
+            ));
+        }
+        Some(())
     }
 
     /// Wait until the endpoint is bound; its address.
@@ -348,6 +366,7 @@ impl Engine<'_> {
             let busy: Vec<_> =
                 self.machine.spi_state().into_iter().filter(|s| s.pending || s.active || s.level).collect();
             f = f.fact("busy SPIs", serde_json::to_string(&busy).unwrap_or_default());
+            self.machine.show_blocked_tasks();
         }
         self.find(f);
     }

@@ -36,10 +36,19 @@ struct Fake {
     events: VecDeque<rc_model::Event>,
     loads: u32,
     clock_ms: u64,
+    asked_for_tasks: bool,
 }
 
 fn fake(fault: Fault) -> Fake {
-    Fake { fault, ops: Vec::new(), held: None, events: VecDeque::new(), loads: 0, clock_ms: 0 }
+    Fake {
+        fault,
+        ops: Vec::new(),
+        held: None,
+        events: VecDeque::new(),
+        loads: 0,
+        clock_ms: 0,
+        asked_for_tasks: false,
+    }
 }
 
 impl Fake {
@@ -143,6 +152,14 @@ impl Machine for Fake {
         self.clock_ms
     }
 
+    fn settle(&mut self, _: Duration, _: Duration) -> bool {
+        true
+    }
+
+    fn show_blocked_tasks(&mut self) {
+        self.asked_for_tasks = true;
+    }
+
     fn end_cycle(&mut self) {}
 }
 
@@ -207,7 +224,9 @@ fn no_remove_is_a_leak_with_the_mapping_named() {
 
 #[test]
 fn a_hang_is_a_crash_verdict_and_names_the_operation() {
-    let (events, verdict) = run_fake(&mut fake(Fault::HangInTeardown), 3, hello());
+    let mut m = fake(Fault::HangInTeardown);
+    let (events, verdict) = run_fake(&mut m, 3, hello());
+    assert!(m.asked_for_tasks, "who waits for what is evidence");
     assert_eq!(verdict, Verdict::Crash);
     assert!(events
         .iter()

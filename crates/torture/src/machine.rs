@@ -46,6 +46,10 @@ pub trait Machine {
     fn spi_state(&mut self) -> Vec<SpiState>;
     /// What the model observed since the last call, oldest first.
     fn take_events(&mut self) -> Vec<Event>;
+    /// Wait until nothing has happened to the link for `quiet`; `false`: not within `limit`.
+    fn settle(&mut self, quiet: Duration, limit: Duration) -> bool;
+    /// Have the guest's kernel list its blocked tasks on the console.
+    fn show_blocked_tasks(&mut self);
     /// Milliseconds since some fixed moment, for timings.
     fn now_ms(&mut self) -> u64;
     /// The cycle is over: hand over what was recorded (trace) if anything is kept.

@@ -17,6 +17,7 @@ const PATTERNS: &[(&str, Class, &str)] = &[
     ("SError Interrupt", Class::Crash, "serror"),
     ("soft lockup", Class::Hang, "soft-lockup"),
     ("blocked for more than", Class::Hang, "hung-task"),
+    (BLOCKED, Class::Hang, "blocked-task"),
     ("detected stalls on CPUs", Class::Hang, "rcu-stall"),
     ("BUG: ", Class::KernelSplat, "bug"),
     ("WARNING: CPU:", Class::KernelSplat, "warn"),
@@ -30,6 +31,9 @@ const PATTERNS: &[(&str, Class, &str)] = &[
     ("already present!", Class::KernelSplat, "debugfs-duplicate"),
 ];
 
+/// A task that sleeps uninterruptibly, as sysrq-w lists it (kernel/sched/core.c: sched_show_task()); the engine asks for the list
+/// when an operation hangs.
+const BLOCKED: &str = " state:D ";
 /// Name of the evidence that holds a call trace, one function a line.
 pub const CALL_TRACE: &str = "call trace";
 const MAX_LINE_BYTES: usize = 1024;
@@ -67,6 +71,12 @@ impl Scanner {
     }
 
     fn take_line(&mut self, line: &str) -> Option<Finding> {
+        // The list of blocked tasks has no other separator than its next entry.
+        if line.contains(BLOCKED) && self.open.as_ref().is_some_and(|(_, lines)| lines[0].contains(BLOCKED)) {
+            let done = self.close();
+            self.begin(line);
+            return done;
+        }
         if let Some((f, lines)) = &mut self.open {
             if lines.len() < MAX_TRACE_LINES {
                 lines.push(line.to_owned());
@@ -78,6 +88,17 @@ impl Scanner {
             let ended = line.contains("---[ end") || lines.len() >= MAX_TRACE_LINES;
             return if ended { self.close() } else { None };
         }
+        self.begin(line)?;
+        // One-line messages have no trace of their own.
+        let (_, name) = classify(line)?;
+        if matches!(name, "proc-leak" | "nobody-cared" | "debugfs-duplicate") {
+            return self.close();
+        }
+        None
+    }
+
+    /// Begin to collect if `line` begins something.
+    fn begin(&mut self, line: &str) -> Option<()> {
         let (class, name) = classify(line)?;
         let text = strip_stamp(line);
         if std::mem::replace(&mut self.oopsed, name == "oops") && text.contains("Fatal exception") {
@@ -85,11 +106,7 @@ impl Scanner {
         }
         let f = Finding::new(class, Source::Console, format!("console {name}: {}", site(text)), text);
         self.open = Some((f, vec![line.to_owned()]));
-        // One-line messages have no trace of their own.
-        if matches!(name, "proc-leak" | "nobody-cared" | "debugfs-duplicate") {
-            return self.close();
-        }
-        None
+        Some(())
     }
 
     fn close(&mut self) -> Option<Finding> {
@@ -156,6 +173,26 @@ fn site(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_blocked_task_is_a_hang_with_its_own_trace() {
+        let text = "[    9.1] sysrq: Show Blocked State\n\
+            [    9.1] task:irq/34-qcom     state:D stack:0     pid:60\n[    9.1] Call trace:\n[    9.1]  __switch_to+0xe4/0x150 (T)\n\
+            [    9.1]  down_write+0x30/0x40\n\
+            [    9.2] task:rmmod           state:D stack:0     pid:61\n[    9.2] Call trace:\n[    9.2]  synchronize_irq+0x10/0x20\n";
+        let mut s = Scanner::default();
+        let mut found = s.feed(text.as_bytes());
+        found.extend(s.finish());
+        let got: Vec<_> = found.iter().map(|f| (f.class, f.evidence[CALL_TRACE].as_str())).collect();
+        assert_eq!(
+            got,
+            [
+                (Class::Hang, "__switch_to+0xe4/0x150 (T)\ndown_write+0x30/0x40"),
+                (Class::Hang, "synchronize_irq+0x10/0x20"),
+            ]
+        );
+        assert!(found[0].summary.contains("irq/34-qcom"), "{}", found[0].summary);
+    }
 
     const WARN: &str = "[   12.000001] ------------[ cut here ]------------\r\n\
         [   12.000002] WARNING: CPU: 0 PID: 1 at kernel/irq/msi.c:276 msi_device_data_release+0x80/0x90\r\n\
