@@ -201,6 +201,22 @@ fn a_register_read_after_the_clocks_have_stopped_is_seen_and_strict_gating_abort
 }
 
 #[test]
+fn an_intx_domain_removed_with_its_mappings_dangles_and_without_them_is_clean() {
+    let run = torture(&["--soc", "rk3568", "--profile", "rk-intx-leak", "--cycles", "2"]);
+    assert_eq!(run.code, 1, "{}", run.all());
+    assert!(run.verdict_line().starts_with("verdict: leak"), "{}", run.all());
+    let dangling = "hwirq 0x0 of domain :pcie@60000000:legacy-interrupt-controller (gone), chip INTx, owner 0000:01:00.0";
+    assert!(run.stderr.contains("irq-dangling"), "{}", run.all());
+    assert!(run.stderr.contains(dangling), "{}", run.all());
+    assert_eq!(run.report()["cycles_completed"], 2, "nothing of ours looks at what dangles: {}", run.all());
+
+    let run = torture(&["--soc", "rk3568", "--cycles", "2"]);
+    assert_eq!(run.code, 0, "{}", run.all());
+    assert!(run.verdict_line().starts_with("verdict: clean"), "{}", run.all());
+    assert_eq!(run.report()["profile"], "rk-modular");
+}
+
+#[test]
 fn a_run_that_is_killed_leaves_a_readable_report_and_no_machine() {
     let out = tempfile::tempdir().unwrap();
     let mut child = rcvm(&["torture", "--cycles", "1000"]).arg("--out").arg(out.path()).spawn().unwrap();
@@ -277,6 +293,8 @@ fn options_that_make_no_sense_are_refused() {
     for (args, words) in [
         (vec!["torture", "--cycles", "0"], ["--cycles", "0"]),
         (vec!["torture", "--profile", "nosuch"], ["nosuch", "modular"]),
+        (vec!["torture", "--soc", "rk3568", "--profile", "naive"], ["pcie-dw-rockchip", "rk-modular"]),
+        (vec!["torture", "--profile", "rk-modular"], ["pcie-qcom", "--soc"]),
         (vec!["torture", "--cycles", "1", "--out", "/proc/rcvm/out"], ["/proc/rcvm/out", "--out"]),
         (vec!["torture", "--initramfs", "/nosuch.cpio"], ["/nosuch.cpio", "--initramfs"]),
         (vec!["trace", "/nosuch.bin"], ["/nosuch.bin", "read"]),

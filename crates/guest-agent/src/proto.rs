@@ -102,11 +102,14 @@ pub enum Op {
         kind: IrqKind,
         /// How many vectors to raise; ignored for INTx.
         vectors: u32,
+        /// virqs whose chip and domain must not be looked at: they may be gone.
+        #[serde(default)]
+        shun: Vec<u32>,
     },
-    /// Snapshot of every IRQ descriptor and domain. `details`: read debugfs irqs/N too (domain names); not after a
-    /// teardown, where reading a dangling domain may crash.
+    /// Snapshot of every IRQ descriptor and domain. `details`: look at chips and domains of descriptors too; not after a
+    /// teardown, where following a dangling pointer may crash.
     SnapshotIrqs {
-        /// Read /sys/kernel/debug/irq/irqs/N.
+        /// Read chip_name and /sys/kernel/debug/irq/irqs/N.
         details: bool,
     },
     /// Suspend to idle; the clock (rtc0) wakes the system.
@@ -228,7 +231,7 @@ pub struct IrqSnapshot {
 /// One IRQ descriptor, from /sys/kernel/irq/N (and debugfs irqs/N).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IrqDesc {
-    /// Outermost chip's name, e.g. `PCI-MSI`.
+    /// Outermost chip's name, e.g. `PCI-MSI`, if details were read.
     pub chip: String,
     /// Hardware number in the outermost domain, if any.
     pub hwirq: Option<u64>,

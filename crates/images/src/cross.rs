@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::cache;
 use crate::cache::Cache;
 use crate::Error;
 use crate::Progress;
@@ -27,14 +28,21 @@ pub struct Binaries {
     pub worker: PathBuf,
 }
 
-fn binaries(cache: &Cache) -> Binaries {
-    let dir = cache.dir().join("target-arm64").join(TARGET).join("release");
+/// Where cargo builds for `tree`. Each source tree has its own: cargo takes the same crate of two trees for one, and what the
+/// other tree built last for up to date.
+fn target_dir(cache: &Cache, tree: &Path) -> PathBuf {
+    let key = cache::key([tree.as_os_str().as_encoded_bytes()]);
+    cache.dir().join(format!("target-arm64-{key}"))
+}
+
+fn binaries(cache: &Cache, tree: &Path) -> Binaries {
+    let dir = target_dir(cache, tree).join(TARGET).join("release");
     Binaries { agent: dir.join("guest-agent"), worker: dir.join("rcvm") }
 }
 
 /// The programs if they were built before; they may be older than their source.
-pub fn find(cache: &Cache) -> Option<Binaries> {
-    let b = binaries(cache);
+pub fn find(cache: &Cache, tree: &Path) -> Option<Binaries> {
+    let b = binaries(cache, tree);
     (b.agent.exists() && b.worker.exists()).then_some(b)
 }
 
@@ -59,7 +67,7 @@ pub fn build(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Binar
             "rcvm",
         ])
         .arg("--target-dir")
-        .arg(cache.dir().join("target-arm64"))
+        .arg(target_dir(cache, tree))
         .envs(rustc.map(|r| ("RUSTC", r)))
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", linker)
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
@@ -95,7 +103,7 @@ pub fn build(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Binar
             tail: tail.join(" | "),
         });
     }
-    Ok(binaries(cache))
+    Ok(binaries(cache, tree))
 }
 
 fn cargo() -> std::ffi::OsString {

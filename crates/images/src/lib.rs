@@ -63,6 +63,16 @@ pub fn profiles() -> Result<Vec<String>, Error> {
     profile::names(&source_tree()?)
 }
 
+/// Profiles about the driver module `module`, e.g. `pcie-qcom`; the one that is taken if none is named comes first.
+pub fn profiles_of(module: &str) -> Result<Vec<String>, Error> {
+    profile::of_module(&source_tree()?, module)
+}
+
+/// The driver module that `profile` is about.
+pub fn driver_module(profile: &str) -> Result<String, Error> {
+    profile::driver_module(&source_tree()?, profile)
+}
+
 /// The series that `name` stands for: two numbers, or `newest`; its source is fetched if it is not on this machine.
 /// `newest` stays what it was until `refresh` asks for it again.
 pub fn series(name: &str, refresh: bool, progress: Progress<'_>) -> Result<Series, Error> {
@@ -100,7 +110,7 @@ pub fn find(profile: &str, series: Series) -> Result<Option<Image>, Error> {
     let tree = source_tree()?;
     let p = profile::read(&tree, profile)?;
     let cache = cache::Cache::locate()?;
-    let (Some(built), Some(bins)) = (kernel::find(&cache, &tree, series)?, cross::find(&cache)) else {
+    let (Some(built), Some(bins)) = (kernel::find(&cache, &tree, series)?, cross::find(&cache, &tree)) else {
         return Ok(None);
     };
     finish(&tree, &cache, profile, &p, &built, &bins).map(Some)

@@ -14,6 +14,28 @@ pub struct Profile {
     pub driver: String,
     /// Other modules of the kernel tree in the image.
     pub modules: Vec<String>,
+    /// Whether it is what is taken for its driver if no profile is named.
+    #[serde(default)]
+    pub default: bool,
+}
+
+/// The driver module that profile `name` is about: the file's name without suffix, e.g. `pcie-qcom`.
+pub fn driver_module(tree: &Path, name: &str) -> Result<String, Error> {
+    let module = crate::recipe::read(tree, &read(tree, name)?.driver)?.module;
+    let stem = Path::new(&module).file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+    Ok(stem.to_owned())
+}
+
+/// Profiles about the driver module `module`, the default one first.
+pub fn of_module(tree: &Path, module: &str) -> Result<Vec<String>, Error> {
+    let mut fitting = Vec::new();
+    for name in names(tree)? {
+        if driver_module(tree, &name)? == module {
+            fitting.push((!read(tree, &name)?.default, name));
+        }
+    }
+    fitting.sort_unstable();
+    Ok(fitting.into_iter().map(|(_, name)| name).collect())
 }
 
 /// Read profile `name`.
@@ -51,6 +73,19 @@ mod tests {
         for n in names {
             let p = read(&tree, &n).unwrap();
             crate::recipe::read(&tree, &p.driver).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_driver_has_one_default_profile() {
+        let tree = crate::source_tree().unwrap();
+        for (module, default) in
+            [("pcie-qcom", "modular"), ("pcie-dw-rockchip", "rk-modular"), ("pcie-designware-plat", "snps")]
+        {
+            let all = of_module(&tree, module).unwrap();
+            assert_eq!(all.first().map(String::as_str), Some(default));
+            let defaults = all.iter().filter(|n| read(&tree, n).unwrap().default).count();
+            assert_eq!(defaults, 1, "{module}");
         }
     }
 

@@ -187,8 +187,8 @@ impl Machine {
 
     /// OB0 as CFG0 of 01:00.0, OB1 as the MEM window, the bridge open, BAR 0 of the endpoint at its start.
     pub fn open_downstream(&mut self) {
-        let (cfg, cfg_len) = soc::window(Window::Config);
-        let (mem, mem_len) = soc::window(Window::Mem);
+        let (cfg, cfg_len) = self.soc.window(Window::Config);
+        let (mem, mem_len) = self.soc.window(Window::Mem);
         self.outbound(0, cfg, cfg + cfg_len - 1, 0x0100_0000, 4);
         self.outbound(1, mem, mem + mem_len - 1, mem, 0);
         self.writel(Window::Dbi, 0x18, 0x00ff_0100);

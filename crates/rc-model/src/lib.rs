@@ -20,6 +20,7 @@ pub mod reset;
 pub mod root_complex;
 pub mod sample;
 pub mod soc;
+pub mod wrapper;
 
 pub use dbi::Rate;
 pub use event::Effect;
@@ -34,3 +35,4 @@ pub use sample::Sample;
 pub use sample::SamplePoint;
 pub use soc::Soc;
 pub use soc::Window;
+pub use wrapper::Wrapper;

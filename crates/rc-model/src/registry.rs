@@ -13,6 +13,7 @@ use crate::parf;
 use crate::phy;
 use crate::reset;
 use crate::soc::Window;
+use crate::wrapper::rockchip;
 
 /// One register table and where it is.
 #[derive(Clone, Debug)]
@@ -35,6 +36,7 @@ pub fn tables() -> Vec<Table> {
         one("PARF: Qualcomm's wrapper", Window::Parf, 0, parf::regs::REGS),
         one("ELBI", Window::Elbi, 0, elbi::regs::REGS),
         one("MHI counters", Window::Mhi, 0, mhi::regs::REGS),
+        one("Rockchip client registers", Window::Apb, 0, rockchip::regs::REGS),
         one("Port logic", Window::Dbi, 0, dbi::regs::PORT_LOGIC_REGS),
         one("iMSI-RX", Window::Dbi, 0, msi_ctrl::regs::REGS),
         Table {
@@ -156,6 +158,7 @@ pub fn register_name(win: Window, off: u64) -> Option<String> {
         Window::Gpio => find(gpio::regs::REGS, off),
         Window::Reset => find(reset::regs::REGS, off),
         Window::Phy => find(phy::regs::REGS, off),
+        Window::Apb => find(rockchip::regs::REGS, off),
     }
 }
 

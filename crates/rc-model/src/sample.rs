@@ -25,7 +25,7 @@ pub enum SamplePoint {
     Now,
 }
 
-/// Named device-side values at one moment.
+/// Named device-side values at one moment. What a SoC or its wrapper does not have, its samples do not have.
 ///
 /// | item | meaning |
 /// |---|---|
@@ -33,6 +33,7 @@ pub enum SamplePoint {
 /// | `msi.addr`, `msi.enable[i]`, `msi.mask[i]`, `msi.status[i]`, `msi.line[i]` | iMSI-RX, i = 0..7 |
 /// | `iatu.ob.enabled`, `iatu.ib.enabled` | bit n: window n enabled |
 /// | `parf.ltssm_en`, `parf.ltssm_state`, `parf.int_all_mask`, `parf.int_all_status`, `parf.phy_ctrl.pwr_down`, `parf.sid_bypass` | PARF |
+/// | `apb.ltssm_en`, `apb.ltssm_state`, `apb.intx_mask`, `apb.misc_mask`, `apb.misc_status` | Rockchip client registers |
 /// | `elbi.lt_enable` | link training enable of the oldest generations |
 /// | `dbi.ro_wr_en`, `rp.command`, `rp.rtctl`, `rp.aer_root_command`, `rp.sltctl`, `rp.lnkctl`, `rp.dllla`, `rp.msi.enable`, `rp.intx` | root port |
 /// | `gpio.perst` (1 = asserted), `gpio.perst_out`, `clk.on` (bit n), `clk.edges[name].on`, `clk.edges[name].off`, `reset.core` (1 = asserted, or unpowered where there is none), `reg.on` (bit n), `phy.reset_ctrl`, `phy.reset` (bit 0 phy, bit 1 pipe; 1 = asserted) | providers |

@@ -1,9 +1,15 @@
-//! The address map and interrupt lines of the modelled machine: what the FDT tells the guest and the bus decodes.
+//! The SoCs, and the address map and interrupt lines of the modelled machine: what the FDT tells the guest and the bus
+//! decodes.
 //!
-//! Register windows follow sm8250's own node (spec §1.7, §2); addresses are our own, chosen for a small machine.
+//! Register windows follow the SoCs' own nodes (spec §1.7, §2); addresses are our own, chosen for a small machine.
 
 use serde::Deserialize;
 use serde::Serialize;
+
+use crate::wrapper::qcom;
+use crate::wrapper::rockchip::RK3568;
+use crate::wrapper::snps::SNPS;
+use crate::wrapper::Wrapper;
 
 /// A CPU-visible window of the root complex or of one of its providers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,9 +35,11 @@ pub enum Window {
     Reset,
     /// qcom,pcie2-phy registers.
     Phy,
+    /// Rockchip client registers.
+    Apb,
 }
 
-/// Base address and length in bytes of each window, in ascending order. Page-aligned except DBI/ELBI.
+/// Base address and length in bytes of each window of a Qualcomm SoC, in ascending order. Page-aligned except DBI/ELBI.
 pub const MAP: &[(Window, u64, u64)] = &[
     (Window::Parf, 0x1c0_0000, 0x3000),
     (Window::Mhi, 0x1c0_3000, 0x1000),
@@ -45,33 +53,37 @@ pub const MAP: &[(Window, u64, u64)] = &[
     (Window::Mem, 0x6030_0000, 0x100_0000),
 ];
 
-/// Where a window lies: (base, length in bytes).
+/// Where a window of a Qualcomm SoC lies: (base, length in bytes).
 pub fn window(w: Window) -> (u64, u64) {
-    MAP.iter().find(|m| m.0 == w).map_or((0, 0), |m| (m.1, m.2))
+    qcom::WRAPPER.window(w)
 }
 
-/// The root complex' interrupt outputs, as bits of [`block::IrqLevels`] and as GIC SPI numbers.
-/// Bits 0–7: msi0–msi7. Bits 8–11: INTA–INTD. Bit 12: `global`.
-pub const IRQ_LINES: u32 = 13;
+/// The root complex' interrupt outputs, as bits of [`block::IrqLevels`] and as GIC SPI numbers. Which of them are there, and
+/// their names, are the wrapper's ([`Wrapper::lines`]).
+pub const IRQ_LINES: u32 = 19;
 
-/// Bit of `msi0` in the levels.
+/// Bit of the first iMSI-RX line in the levels; up to seven others follow.
 pub const IRQ_MSI0: u32 = 0;
-/// Bit of INTA in the levels.
+/// Bit of INTA in the levels; INTB–INTD follow.
 pub const IRQ_INTA: u32 = 8;
 /// Bit of the `global` interrupt in the levels.
 pub const IRQ_GLOBAL: u32 = 12;
+/// Bit of Rockchip's `legacy` in the levels: all INTx.
+pub const IRQ_LEGACY: u32 = 13;
+/// Bit of Rockchip's `sys`: link events.
+pub const IRQ_SYS: u32 = 14;
+/// Bit of Rockchip's `pmc`.
+pub const IRQ_PMC: u32 = 15;
+/// Bit of Rockchip's `msg`.
+pub const IRQ_MSG: u32 = 16;
+/// Bit of Rockchip's `err`.
+pub const IRQ_ERR: u32 = 17;
+/// Bit of `hp` of the core alone.
+pub const IRQ_HP: u32 = 18;
 
 /// GIC SPI number (0-based, as in the device tree) of output `line`.
 pub const fn spi(line: u32) -> u32 {
     32 + line
-}
-
-const fn irq_name(line: u32) -> &'static str {
-    const NAMES: [&str; IRQ_LINES as usize] = [
-        "msi0", "msi1", "msi2", "msi3", "msi4", "msi5", "msi6", "msi7", "inta", "intb", "intc", "intd",
-        "global",
-    ];
-    NAMES[line as usize]
 }
 
 /// State of one of the SPIs that the interrupt lines end in, as seen in the guest's GIC.
@@ -113,13 +125,13 @@ pub struct Soc {
     pub name: &'static str,
     /// Compatible of the device tree node.
     pub compatible: &'static str,
-    /// The driver's ops generation (spec §1.1).
+    /// The driver's ops generation (spec §1.1); `–` where drivers have none.
     pub ops: &'static str,
     /// Oldest kernel series of ours that knows the compatible, as (major, minor).
     pub since: (u32, u32),
     /// Clocks by name; Linux 6.1 asks for each of them (spec §6.b).
     pub clocks: &'static [&'static str],
-    /// Index of the clock that alone lets PARF answer; none: PARF always answers.
+    /// Index of the clock that alone lets the wrapper's registers answer; none: they always answer.
     pub ahb_clock: Option<usize>,
     /// Core resets by name; while one is asserted the core stands still (INFERRED).
     pub resets: &'static [&'static str],
@@ -133,6 +145,8 @@ pub struct Soc {
     pub version: u32,
     /// Whether newer device trees have PHY and PERST# at the root port's node (spec §1.3). Kernels before 7.0 do not look there.
     pub phy_at_port: bool,
+    /// What surrounds the core.
+    pub wrapper: &'static Wrapper,
 }
 
 const fn version(ascii: &[u8; 4]) -> u32 {
@@ -176,6 +190,7 @@ pub const SM8250: Soc = Soc {
     unroll: true,
     version: version(b"540*"),
     phy_at_port: false,
+    wrapper: &qcom::WRAPPER,
 };
 
 /// Generation 2_1_0. Its driver touches PARF before the first clock and after the last (spec §4.5), so PARF has to
@@ -193,6 +208,7 @@ const IPQ8064: Soc = Soc {
     unroll: false,
     version: 0,
     phy_at_port: false,
+    wrapper: &qcom::WRAPPER,
 };
 
 const SDM845: Soc = Soc {
@@ -233,6 +249,7 @@ const IPQ9574: Soc = Soc {
     unroll: true,
     version: version(b"500*"),
     phy_at_port: false,
+    wrapper: &qcom::WRAPPER,
 };
 
 const SC8280XP: Soc = Soc {
@@ -327,6 +344,8 @@ pub const SOCS: &[Soc] = &[
     Soc { name: "sa8540p", compatible: "qcom,pcie-sa8540p", ..SC8280XP },
     SC8280XP,
     Soc { name: "x1e80100", compatible: "qcom,pcie-x1e80100", since: (6, 12), phy_at_port: true, ..SC8280XP },
+    RK3568,
+    SNPS,
 ];
 
 /// The SoC of this name.
@@ -348,19 +367,28 @@ impl Soc {
         self.resets.iter().enumerate().map(open).sum::<u32>() << RESET_CORE
     }
 
-    /// Outputs that this SoC has, by line number; INTx lines and `global` are always there.
+    /// Where a window lies: (base, length in bytes); (0, 0) if it is not there.
+    pub fn window(&self, w: Window) -> (u64, u64) {
+        self.wrapper.window(w)
+    }
+
+    /// Outputs that this SoC has, by line number.
     pub fn lines(&self) -> impl Iterator<Item = u32> {
-        let msi_lines = self.msi_lines;
-        (0..IRQ_LINES).filter(move |&l| l >= IRQ_INTA || l < IRQ_MSI0 + msi_lines)
+        let msi = IRQ_MSI0..IRQ_MSI0 + self.msi_lines;
+        self.wrapper.lines.iter().map(|l| l.0).filter(move |l| *l >= IRQ_INTA || msi.contains(l))
     }
 
     /// Name of output `line`, as in `interrupt-names` (INTx: `inta`…).
-    pub const fn line_name(&self, line: u32) -> &'static str {
+    pub fn line_name(&self, line: u32) -> &'static str {
         if self.msi_lines == 1 && line == IRQ_MSI0 {
-            "msi"
-        } else {
-            irq_name(line)
+            return "msi";
         }
+        self.wrapper.lines.iter().find(|l| l.0 == line).map_or("", |l| l.1)
+    }
+
+    /// Vectors of iMSI-RX that the driver uses.
+    pub fn msi_vectors(&self) -> u32 {
+        self.wrapper.vectors_per_line * self.msi_lines
     }
 }
 
@@ -377,6 +405,31 @@ pub mod gpio {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wrapper::Kind;
+
+    #[test]
+    fn windows_do_not_overlap_and_every_reg_has_its_own() {
+        for s in SOCS {
+            let mut end = 0;
+            for &(w, base, len) in s.wrapper.map {
+                assert!(base >= end && len > 0, "{} {w:?}", s.name);
+                end = base + len;
+            }
+            for &(name, first, last) in s.wrapper.reg {
+                assert!(s.wrapper.has(first) && s.wrapper.has(last), "{} {name}", s.name);
+            }
+            assert!(s.lines().all(|l| l < IRQ_LINES), "{}", s.name);
+        }
+        assert_eq!(SM8250.wrapper.device(), "1c00000.pcie");
+        assert_eq!(RK3568.wrapper.device(), "60000000.pcie");
+    }
+
+    #[test]
+    fn lines_follow_the_binding_of_the_wrapper() {
+        let names = |s: &Soc| s.lines().map(|l| s.line_name(l)).collect::<Vec<_>>().join(" ");
+        assert_eq!(names(&RK3568), "sys pmc msg legacy err msi");
+        assert_eq!(names(&SNPS), "msi hp inta intb intc intd");
+    }
 
     #[test]
     fn every_soc_fits_the_gpio_bank_and_the_reset_word() {
@@ -389,7 +442,8 @@ mod tests {
             assert!(RESET_CORE as usize + s.resets.len() <= 32, "{}", s.name);
             assert!(s.ahb_clock.is_none_or(|i| i < s.clocks.len()), "{}", s.name);
             assert!(matches!(s.msi_lines, 1 | 8), "{}", s.name);
-            assert!(!s.resets.is_empty() || !s.supplies.is_empty(), "{}: something resets the core", s.name);
+            let resets = !s.resets.is_empty() || !s.supplies.is_empty();
+            assert_eq!(resets, s.wrapper.kind != Kind::Snps, "{}: something resets the core", s.name);
         }
     }
 
@@ -407,6 +461,6 @@ mod tests {
     fn a_single_msi_line_has_the_bindings_name() {
         let (one, eight) = (find("msm8996").unwrap(), find("sm8250").unwrap());
         assert_eq!(one.lines().map(|l| one.line_name(l)).take(2).collect::<Vec<_>>(), ["msi", "inta"]);
-        assert_eq!(eight.lines().count(), IRQ_LINES as usize);
+        assert_eq!(eight.lines().count(), 13);
     }
 }

@@ -535,14 +535,18 @@ fn only_a_strict_machine_aborts_and_only_where_a_block_stands_still() {
 #[test]
 fn samples_name_every_item_of_the_documented_table() {
     let table = include_str!("../src/sample.rs");
-    let mut m = Machine::new();
-    let s = m.sample(SamplePoint::Now);
+    let samples: Vec<_> = ["sm8250", "rk3568"]
+        .iter()
+        .filter_map(|name| soc::find(name))
+        .map(|soc| Machine::with(Config::new(soc, Some(Box::new(EndpointTest::default())))))
+        .map(|mut m| m.sample(SamplePoint::Now))
+        .collect();
     let mut rows = 0;
     for row in table.lines().filter(|l| l.starts_with("/// | `")) {
         let items = row.split('|').nth(1).unwrap_or_default();
         for name in items.split('`').skip(1).step_by(2) {
             let name = name.replace("[i]", "[7]").replace("[name]", "[aux]");
-            assert!(s.get(&name).is_some(), "{name}");
+            assert!(samples.iter().any(|s| s.get(&name).is_some()), "{name}");
             rows += 1;
         }
     }

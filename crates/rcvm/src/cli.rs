@@ -119,9 +119,9 @@ pub enum During {
 /// Which guest.
 #[derive(Clone, Debug, Args)]
 pub struct GuestArgs {
-    /// Guest image profile
-    #[arg(long, default_value = "modular", value_name = "NAME")]
-    pub profile: String,
+    /// Guest image profile: default is the correct driver of the SoC
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
     /// Kernel series of the image: two numbers (6.1, 6.12, …), or newest (as of the last `image build --series newest`);
     /// sources that are not installed are fetched
     #[arg(long, default_value = "6.12", value_name = "SERIES")]
@@ -144,7 +144,8 @@ pub struct GuestArgs {
     /// Your own arm64 kernel Image or Image.gz instead of the profile's
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,
-    /// Directory with your own pcie-qcom.ko and pci_endpoint_test.ko (found below it), built for --kernel
+    /// Directory with your own driver (pcie-qcom.ko, or that of --soc) and pci_endpoint_test.ko (found below it), built for
+    /// --kernel
     #[arg(long, value_name = "DIR")]
     pub modules: Option<PathBuf>,
     /// Your own initramfs, complete with the rcvm agent, instead of the profile's

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
+use rc_model::wrapper::Kind;
 
 use crate::cli::Choice;
 use crate::cli::Command;
@@ -74,8 +75,8 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
         );
     }
     let board = board(args, soc, series);
-    let image = images::build(&args.profile, series, progress)?;
-    let mut profile = args.profile.clone();
+    let mut profile = profile(args, soc)?;
+    let image = images::build(&profile, series, progress)?;
     let kernel = match &args.kernel {
         Some(k) => {
             profile = "custom".into();
@@ -87,7 +88,7 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
     let (initramfs, dir) = match (&args.modules, &args.initramfs) {
         (Some(modules), _) => {
             profile = "custom".into();
-            let (path, dir) = initramfs_with(modules, &image)?;
+            let (path, dir) = initramfs_with(modules, &image, soc.wrapper.module)?;
             (path, Some(dir))
         }
         (None, Some(file)) => {
@@ -96,21 +97,42 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
             (file.clone(), None)
         }
         (None, None) if args.kernel.is_some() => bail!(
-            "--kernel needs --modules DIR with pcie-qcom.ko and pci_endpoint_test.ko built for it (or --initramfs)"
+            "--kernel needs --modules DIR with {}.ko and pci_endpoint_test.ko built for it (or --initramfs)",
+            soc.wrapper.module
         ),
         (None, None) => (image.initramfs.clone(), None),
     };
     Ok(Guest { kernel, initramfs, image, soc, board, profile, _dir: dir })
 }
 
+/// The profile that was asked for, or the SoC's own.
+fn profile(args: &GuestArgs, soc: &rc_model::Soc) -> Result<String> {
+    let needed = soc.wrapper.module;
+    let fitting = images::profiles_of(needed)?;
+    let Some(asked) = &args.profile else {
+        return fitting.into_iter().next().with_context(|| format!("no profile for {needed}"));
+    };
+    let module = images::driver_module(asked)?;
+    if module != needed {
+        bail!(
+            "profile {asked} is about {module}, and --soc {} needs {needed}: give --profile {} or another --soc",
+            soc.name,
+            fitting.join(" or ")
+        );
+    }
+    Ok(asked.clone())
+}
+
 /// First series whose driver recovers a lost link through `global`, and finds PHY and PERST# at the root port (spec §1.3, §6.a).
 const RECOVERS: images::Series = images::Series::new(7, 0);
 
 fn board(args: &GuestArgs, soc: &rc_model::Soc, series: images::Series) -> Board {
-    let global_irq = match args.global_irq {
-        Choice::Auto => series >= RECOVERS,
-        choice => choice == Choice::Yes,
-    };
+    let has_global = soc.lines().any(|l| l == rc_model::soc::IRQ_GLOBAL);
+    let global_irq = has_global
+        && match args.global_irq {
+            Choice::Auto => series >= RECOVERS,
+            choice => choice == Choice::Yes,
+        };
     Board {
         soc: soc.name.into(),
         strict_gating: args.gating == Gating::Strict,
@@ -120,7 +142,7 @@ fn board(args: &GuestArgs, soc: &rc_model::Soc, series: images::Series) -> Board
         msi_gating: global_irq && series >= RECOVERS,
         phy_at_port: match args.phy_at_port {
             Choice::Auto => series >= RECOVERS && soc.phy_at_port,
-            choice => choice == Choice::Yes,
+            choice => choice == Choice::Yes && soc.wrapper.kind == Kind::Qcom,
         },
     }
 }
@@ -156,9 +178,13 @@ fn check_readable(file: &Path, option: &str) -> Result<()> {
     Ok(())
 }
 
-fn initramfs_with(modules: &Path, image: &images::Image) -> Result<(PathBuf, tempfile::TempDir)> {
+fn initramfs_with(
+    modules: &Path,
+    image: &images::Image,
+    driver: &str,
+) -> Result<(PathBuf, tempfile::TempDir)> {
     let mut files = Vec::new();
-    for name in ["pcie-qcom.ko", "pci_endpoint_test.ko"] {
+    for name in [&format!("{driver}.ko"), "pci_endpoint_test.ko"] {
         let found = find_below(modules, name, 12).with_context(|| {
             format!("--modules {}: no {name} in it; build it as a module (=m)", modules.display())
         })?;

@@ -186,7 +186,7 @@ mod guest {
             let boot_ms = self.now_ms();
             self.say(format!("agent ready after {boot_ms} ms: Linux {} ({})", hello.release, hello.version));
             let timeout = Duration::from_millis(plan.op_timeout_ms);
-            for module in ["pci_endpoint_test", "pcie-qcom"] {
+            for module in ["pci_endpoint_test", &plan.target.module] {
                 self.call(Op::Insmod { module: module.into(), params: String::new() }, timeout)?;
                 self.say(format!("insmod {module}"));
             }

@@ -32,14 +32,6 @@ use crate::plan::Load;
 use crate::plan::Plan;
 use crate::plan::Teardown;
 
-/// Platform driver under test.
-const DRIVER: &str = "qcom-pcie";
-/// Its platform device, as the machine's device tree names it.
-const DEVICE: &str = "1c00000.pcie";
-/// Module file of the driver.
-const MODULE: &str = "pcie-qcom";
-/// The module's name in the kernel.
-const MODULE_NAME: &str = "pcie_qcom";
 /// Driver of the endpoint, loaded once before the baseline.
 const ENDPOINT_MODULE: &str = "pci_endpoint_test";
 const ENDPOINT_DRIVER: &str = "pci-endpoint-test";
@@ -120,7 +112,7 @@ pub fn run(machine: &mut dyn Machine, plan: &Plan, hello: Hello, boot_ms: u64, o
         lines: machine
             .spi_state()
             .iter()
-            .map(|s| (u64::from(s.spi) + 32, format!("{DEVICE} {}", s.name)))
+            .map(|s| (u64::from(s.spi) + 32, format!("{} {}", plan.target.device, s.name)))
             .collect(),
         machine,
         plan,
@@ -182,7 +174,7 @@ impl Engine<'_> {
     }
 
     fn prepare(&mut self, hello: &Hello) -> Option<()> {
-        for module in [MODULE, ENDPOINT_MODULE] {
+        for module in [self.plan.target.module.as_str(), ENDPOINT_MODULE] {
             if !hello.modules.iter().any(|m| m == module) {
                 self.find(Finding::new(
                     Class::OperationFailed,
@@ -218,7 +210,7 @@ impl Engine<'_> {
             books.allow.apply(&mut found);
             self.report(found);
         }
-        self.phase(c.teardown.name(), |e| e.call(teardown_op(c.teardown)))?;
+        self.phase(c.teardown.name(), |e| e.call(e.teardown_op(c.teardown)))?;
         let after = self.phase("check", |e| e.snapshot(false))?;
         self.judge(&after, c.teardown.name(), books);
         let record = CycleRecord {
@@ -238,9 +230,18 @@ impl Engine<'_> {
     }
 
     fn load_op(&self, load: Load) -> Op {
+        let t = &self.plan.target;
         match load {
-            Load::Insmod => Op::Insmod { module: MODULE.into(), params: String::new() },
-            Load::Bind => Op::Bind { driver: DRIVER.into(), device: DEVICE.into() },
+            Load::Insmod => Op::Insmod { module: t.module.clone(), params: String::new() },
+            Load::Bind => Op::Bind { driver: t.driver.clone(), device: t.device.clone() },
+        }
+    }
+
+    fn teardown_op(&self, teardown: Teardown) -> Op {
+        let t = &self.plan.target;
+        match teardown {
+            Teardown::Rmmod => Op::Rmmod { module: t.module_name() },
+            Teardown::Unbind => Op::Unbind { driver: t.driver.clone(), device: t.device.clone() },
         }
     }
 
@@ -297,7 +298,8 @@ impl Engine<'_> {
 
     /// Raise `vectors` interrupts of one kind; how many were raised.
     fn raise(&mut self, kind: IrqKind, vectors: u32, ledger: &mut Ledger) -> Option<u64> {
-        let value = self.phase(kind_name(kind), |e| e.call(Op::ExerciseIrqs { kind, vectors }))?;
+        let shun = ledger.shunned();
+        let value = self.phase(kind_name(kind), |e| e.call(Op::ExerciseIrqs { kind, vectors, shun }))?;
         let Value::Exercised(x) = value else { return self.unexpected(&value) };
         ledger.observe(&x.snapshot);
         self.report(too_few(&x, self.plan.least_vectors(kind, vectors)));
@@ -390,13 +392,6 @@ impl Engine<'_> {
         for f in found {
             self.find(f);
         }
-    }
-}
-
-fn teardown_op(t: Teardown) -> Op {
-    match t {
-        Teardown::Rmmod => Op::Rmmod { module: MODULE_NAME.into() },
-        Teardown::Unbind => Op::Unbind { driver: DRIVER.into(), device: DEVICE.into() },
     }
 }
 

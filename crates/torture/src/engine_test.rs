@@ -95,7 +95,8 @@ impl Fake {
 }
 
 fn sample(point: SamplePoint) -> Sample {
-    Sample { point, time_ns: 1, life: 1, items: BTreeMap::new() }
+    let items = BTreeMap::from([("gpio.perst".into(), 1), ("clk.on".into(), 0)]);
+    Sample { point, time_ns: 1, life: 1, items }
 }
 
 impl Machine for Fake {
@@ -122,7 +123,7 @@ impl Machine for Fake {
                 self.held = Some(IrqKind::Msi);
                 Ok(Value::Endpoint(Endpoint { address: "0000:01:00.0".into(), irq: 30, devices: vec![] }))
             }
-            Op::ExerciseIrqs { kind, vectors } => Ok(self.exercise(kind, vectors)),
+            Op::ExerciseIrqs { kind, vectors, .. } => Ok(self.exercise(kind, vectors)),
             Op::SnapshotIrqs { .. } => Ok(Value::Irqs(self.snapshot())),
             Op::Rmmod { .. } | Op::Unbind { .. } if self.fault == Fault::HangInTeardown => {
                 Err(CallError::Hang { waited_ms: timeout.as_millis() as u64 })
@@ -168,7 +169,7 @@ fn hello() -> Hello {
         proto: PROTO_VERSION,
         release: "6.12.117".into(),
         version: "#1".into(),
-        modules: vec![MODULE.into(), ENDPOINT_MODULE.into()],
+        modules: vec![Plan::default().target.module, ENDPOINT_MODULE.into()],
         image: "modular".into(),
         irq_debugfs: true,
         boot_log: String::new(),

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Class {
     /// An IRQ mapping or domain that did not exist before the first probe is still there after teardown.
     IrqLeak,
+    /// An IRQ mapping is left whose domain is gone: the kernel keeps a pointer to freed memory.
+    IrqDangling,
     /// An IRQ mapping or domain that existed before the first probe is gone.
     IrqLost,
     /// A raised interrupt did not reach its handler.
@@ -40,6 +42,7 @@ impl Class {
     pub const fn name(self) -> &'static str {
         match self {
             Class::IrqLeak => "irq-leak",
+            Class::IrqDangling => "irq-dangling",
             Class::IrqLost => "irq-lost",
             Class::IrqUndelivered => "irq-undelivered",
             Class::DmaAfterStop => "dma-after-stop",

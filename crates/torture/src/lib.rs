@@ -26,4 +26,5 @@ pub use finding::Source;
 pub use machine::CallError;
 pub use machine::Machine;
 pub use plan::Plan;
+pub use plan::Target;
 pub use verdict::Verdict;

@@ -7,6 +7,8 @@ use serde::Serialize;
 /// The plan of a torture run, as it travels to the machine that executes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    /// Driver under test.
+    pub target: Target,
     /// Cycles to run, at least 1.
     pub cycles: u32,
     /// Seed of every choice that the plan leaves open.
@@ -27,9 +29,34 @@ pub struct Plan {
     pub enumerate_timeout_ms: u64,
 }
 
+/// The driver under test and its device, as Linux names them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Platform driver, e.g. `qcom-pcie`.
+    pub driver: String,
+    /// Platform device, e.g. `1c00000.pcie`.
+    pub device: String,
+    /// Module file without suffix, e.g. `pcie-qcom`.
+    pub module: String,
+}
+
+impl Target {
+    /// Of the root complex of `soc`.
+    pub fn of(soc: &rc_model::Soc) -> Target {
+        let w = soc.wrapper;
+        Target { driver: w.driver.into(), device: w.device(), module: w.module.into() }
+    }
+
+    /// The module's name in the kernel.
+    pub fn module_name(&self) -> String {
+        self.module.replace('-', "_")
+    }
+}
+
 impl Default for Plan {
     fn default() -> Plan {
         Plan {
+            target: Target::of(&rc_model::soc::SM8250),
             cycles: 20,
             seed: 1,
             msi_vectors: 32,

@@ -39,6 +39,7 @@ impl Verdict {
                     continue;
                 }
                 Class::IrqLeak
+                | Class::IrqDangling
                 | Class::IrqLost
                 | Class::DmaAfterStop
                 | Class::RogueMsi

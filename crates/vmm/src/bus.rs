@@ -89,7 +89,7 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RcBus {
-    /// A bus with `rc` at the windows of [`rc_model::soc::MAP`].
+    /// A bus with `rc` at the windows of its SoC.
     pub fn new(
         rc: RootComplex,
         mem: Box<dyn MemPort + Send>,
@@ -99,7 +99,7 @@ impl RcBus {
         trace_entries: usize,
     ) -> RcBus {
         RcBus {
-            ranges: rc_model::soc::MAP.iter().map(|&(w, base, len)| (base, (w, len))).collect(),
+            ranges: rc.soc().wrapper.map.iter().map(|&(w, base, len)| (base, (w, len))).collect(),
             interposer: Arc::new(Interposer::default()),
             model: Mutex::new(Modelled { rc, mem, events: Vec::new() }),
             lines: Mutex::new(LineState { levels: 0, out }),

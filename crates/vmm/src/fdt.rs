@@ -40,6 +40,7 @@ mod phandle {
     pub const OSC: u32 = 5;
     pub const UART_CLK: u32 = 6;
     pub const ITS: u32 = 7;
+    pub const INTX: u32 = 8;
     pub const CLK0: u32 = 16;
     pub const REG0: u32 = 32;
 }
@@ -169,9 +170,13 @@ fn fixed_clock(f: &mut FdtWriter, name: &str, phandle: u32, hz: u32) -> Result<(
     f.end_node(n)
 }
 
+/// Clocks, resets, supplies and the PHY: of a wrapper that has any.
 fn providers(f: &mut FdtWriter, s: &Soc) -> Result<(), Error> {
+    if !s.wrapper.has(Window::Gpio) {
+        return Ok(());
+    }
     fixed_clock(f, "oscillator", phandle::OSC, 19_200_000)?;
-    let (gpio, _) = soc::window(Window::Gpio);
+    let (gpio, _) = s.window(Window::Gpio);
     let n = f.begin_node(&format!("gpio@{gpio:x}"))?;
     f.property_string("compatible", "wd,mbl-gpio")?;
     reg(f, &[(gpio + soc::gpio::DAT, 4), (gpio + soc::gpio::SET, 4), (gpio + soc::gpio::DIROUT, 4)])?;
@@ -200,18 +205,18 @@ fn providers(f: &mut FdtWriter, s: &Soc) -> Result<(), Error> {
         f.property_phandle(phandle::REG0 + i)?;
         f.end_node(n)?;
     }
-    reset_and_phy(f)
+    reset_and_phy(f, s)
 }
 
-fn reset_and_phy(f: &mut FdtWriter) -> Result<(), Error> {
-    let (base, _) = soc::window(Window::Reset);
+fn reset_and_phy(f: &mut FdtWriter, s: &Soc) -> Result<(), Error> {
+    let (base, _) = s.window(Window::Reset);
     let n = f.begin_node(&format!("reset-controller@{base:x}"))?;
     f.property_string("compatible", "snps,dw-high-reset")?;
     reg(f, &[(base, 4)])?;
     f.property_u32("#reset-cells", 1)?;
     f.property_phandle(phandle::RESET)?;
     f.end_node(n)?;
-    let (base, len) = soc::window(Window::Phy);
+    let (base, len) = s.window(Window::Phy);
     let n = f.begin_node(&format!("phy@{base:x}"))?;
     f.property_string("compatible", "qcom,pcie2-phy")?;
     reg(f, &[(base, len)])?;
@@ -227,37 +232,31 @@ fn reset_and_phy(f: &mut FdtWriter) -> Result<(), Error> {
 
 fn pcie(f: &mut FdtWriter, m: &Machine<'_>) -> Result<(), Error> {
     let soc = m.soc;
-    let mut windows = vec![
-        (Window::Parf, "parf"),
-        (Window::Dbi, "dbi"),
-        (Window::Elbi, "elbi"),
-        (Window::Config, "config"),
-        (Window::Mhi, "mhi"),
-    ];
-    if soc.unroll {
-        windows.push((Window::Atu, "atu"));
-    }
-    let n = f.begin_node(&format!("pcie@{:x}", soc::window(Window::Parf).0))?;
+    let wrapper = soc.wrapper;
+    let there = |r: &&(&str, Window, Window)| r.1 != Window::Atu || soc.unroll;
+    let regs: Vec<_> = wrapper.reg.iter().filter(there).collect();
+    let base = regs.first().map_or(0, |r| soc.window(r.1).0);
+    let n = f.begin_node(&format!("pcie@{base:x}"))?;
     f.property_string("compatible", soc.compatible)?;
     f.property_string("device_type", "pci")?;
     f.property_u32("linux,pci-domain", 0)?;
     f.property_array_u32("bus-range", &[0, 0xff])?;
     f.property_u32("num-lanes", 1)?;
-    reg(f, &windows.iter().map(|w| soc::window(w.0)).collect::<Vec<_>>())?;
-    f.property_string_list("reg-names", windows.iter().map(|w| w.1.to_owned()).collect())?;
+    reg(f, &regs.iter().map(|r| wrapper.span(r.1, r.2)).collect::<Vec<_>>())?;
+    f.property_string_list("reg-names", regs.iter().map(|r| r.0.to_owned()).collect())?;
     f.property_u32("#address-cells", 3)?;
     f.property_u32("#size-cells", 2)?;
     f.property_u32("#interrupt-cells", 1)?;
     f.property_null("dma-coherent")?;
-    let (mem, len) = soc::window(Window::Mem);
+    let (mem, len) = soc.window(Window::Mem);
     // 32-bit non-prefetchable memory, PCI address = CPU address.
     f.property_array_u32("ranges", &[0x0200_0000, 0, mem as u32, 0, mem as u32, 0, len as u32])?;
     interrupts(f, m)?;
-    f.property_array_u32(
-        "clocks",
-        &(0..soc.clocks.len() as u32).map(|i| phandle::CLK0 + i).collect::<Vec<_>>(),
-    )?;
-    f.property_string_list("clock-names", soc.clocks.iter().map(|s| (*s).into()).collect())?;
+    if !soc.clocks.is_empty() {
+        let clocks: Vec<u32> = (0..soc.clocks.len() as u32).map(|i| phandle::CLK0 + i).collect();
+        f.property_array_u32("clocks", &clocks)?;
+        f.property_string_list("clock-names", soc.clocks.iter().map(|s| (*s).into()).collect())?;
+    }
     if !soc.resets.is_empty() {
         let lines = soc::RESET_CORE..soc::RESET_CORE + soc.resets.len() as u32;
         f.property_array_u32("resets", &lines.flat_map(|l| [phandle::RESET, l]).collect::<Vec<_>>())?;
@@ -268,11 +267,30 @@ fn pcie(f: &mut FdtWriter, m: &Machine<'_>) -> Result<(), Error> {
     }
     if m.phy_at_port {
         root_port(f)?;
-    } else {
-        f.property_u32("phys", phandle::PHY)?;
-        f.property_string("phy-names", "pciephy")?;
-        f.property_array_u32("perst-gpios", &[phandle::GPIO, soc::GPIO_PERST, ACTIVE_LOW])?;
+        return f.end_node(n);
     }
+    if let Some(name) = wrapper.phy {
+        f.property_u32("phys", phandle::PHY)?;
+        f.property_string("phy-names", name)?;
+    }
+    if let Some(perst) = wrapper.perst {
+        let active = if perst.active_low { ACTIVE_LOW } else { ACTIVE_HIGH };
+        f.property_array_u32(perst.property, &[phandle::GPIO, soc::GPIO_PERST, active])?;
+    }
+    if let Some(name) = wrapper.intx_node {
+        intx_controller(f, name)?;
+    }
+    f.end_node(n)
+}
+
+/// The interrupt controller of INTx, a child of the root complex' node.
+fn intx_controller(f: &mut FdtWriter, name: &str) -> Result<(), Error> {
+    let n = f.begin_node(name)?;
+    f.property_null("interrupt-controller")?;
+    f.property_u32("#address-cells", 0)?;
+    f.property_u32("#interrupt-cells", 1)?;
+    f.property_array_u32("interrupts", &[SPI, soc::spi(soc::IRQ_LEGACY), LEVEL_HIGH])?;
+    f.property_phandle(phandle::INTX)?;
     f.end_node(n)
 }
 
@@ -295,7 +313,8 @@ fn interrupts(f: &mut FdtWriter, m: &Machine<'_>) -> Result<(), Error> {
     let soc = m.soc;
     let wired = |l: u32| match l {
         soc::IRQ_GLOBAL => m.global_irq,
-        l => l < soc::IRQ_INTA && !m.its,
+        l if l < soc::IRQ_INTA => !m.its,
+        l => l > soc::IRQ_GLOBAL,
     };
     let lines: Vec<u32> = soc.lines().filter(|&l| wired(l)).collect();
     if !lines.is_empty() {
@@ -308,9 +327,11 @@ fn interrupts(f: &mut FdtWriter, m: &Machine<'_>) -> Result<(), Error> {
         f.property_array_u32("msi-map", &[0, phandle::ITS, 0, 0x1_0000])?;
     }
     f.property_array_u32("interrupt-map-mask", &[0, 0, 0, 7])?;
-    let map: Vec<u32> = (0..4)
-        .flat_map(|i| [0, 0, 0, i + 1, phandle::GIC, SPI, soc::spi(soc::IRQ_INTA + i), LEVEL_HIGH])
-        .collect();
+    let pin = |i: u32| match soc.wrapper.intx_node {
+        Some(_) => vec![0, 0, 0, i + 1, phandle::INTX, i],
+        None => vec![0, 0, 0, i + 1, phandle::GIC, SPI, soc::spi(soc::IRQ_INTA + i), LEVEL_HIGH],
+    };
+    let map: Vec<u32> = (0..4).flat_map(pin).collect();
     f.property_array_u32("interrupt-map", &map)
 }
 
@@ -376,7 +397,9 @@ mod tests {
             assert!(has(soc.compatible), "{}", soc.name);
             assert!(soc.clocks.iter().chain(soc.resets).all(|name| has(name)), "{}", soc.name);
             assert_eq!(has("msi7"), soc.msi_lines == 8, "{}", soc.name);
-            assert_eq!(has("atu"), soc.unroll, "{}", soc.name);
+            assert_eq!(has("atu"), soc.unroll && soc.wrapper.intx_node.is_none(), "{}", soc.name);
+            assert_eq!(has("legacy-interrupt-controller"), soc.wrapper.intx_node.is_some(), "{}", soc.name);
+            assert_eq!(has("gpio-controller"), !soc.clocks.is_empty(), "{}", soc.name);
         }
     }
 }

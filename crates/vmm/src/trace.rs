@@ -182,7 +182,7 @@ fn decode_record(r: &[u8]) -> Option<Entry> {
 }
 
 /// Order of windows in the file format: only ever append.
-const WINDOWS: [Window; 10] = [
+const WINDOWS: [Window; 11] = [
     Window::Parf,
     Window::Dbi,
     Window::Elbi,
@@ -193,6 +193,7 @@ const WINDOWS: [Window; 10] = [
     Window::Gpio,
     Window::Reset,
     Window::Phy,
+    Window::Apb,
 ];
 
 fn window_code(w: Window) -> u8 {
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn every_window_has_its_code() {
-        for (w, ..) in rc_model::soc::MAP {
+        for (w, ..) in rc_model::soc::SOCS.iter().flat_map(|s| s.wrapper.map) {
             let e = Entry { window: *w, ..entry(1) };
             let t = Taken { entries: vec![e], lost: 0 };
             assert_eq!(decode(&encode(&t)).unwrap(), [t]);

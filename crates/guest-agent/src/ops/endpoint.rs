@@ -74,28 +74,30 @@ fn devices(root: &Root) -> Vec<(String, String, String)> {
 }
 
 /// SET_IRQTYPE, snapshot, counts, raise, counts.
-pub fn exercise(root: &Root, kind: IrqKind, vectors: u32) -> Result<Value, OpError> {
+pub fn exercise(root: &Root, kind: IrqKind, vectors: u32, shun: &[u32]) -> Result<Value, OpError> {
     let path = root.path(NODE);
     let node = File::open(&path).map_err(|e| failed(format!("open {}", path.display()), &e))?;
     let test = Test { node, zero_is_success: zero_is_success(&kernel_release()) };
     test.call(request::SET_IRQTYPE, kind as u32, "PCITEST_SET_IRQTYPE")?;
-    let snapshot = irqs::snapshot(root, true);
+    let snapshot = irqs::snapshot(root, &irqs::Look { details: true, shun });
     let virqs = virqs(root, kind);
-    let before = irqs::counts(&root.text("proc/interrupts"));
     let allocated = virqs.len() as u32;
     let numbers: Vec<u32> =
         if kind == IrqKind::Intx { vec![0] } else { (1..=vectors.min(allocated)).collect() };
-    let oks: Vec<bool> = numbers.iter().map(|&n| test.raise(kind, n)).collect();
-    let after = irqs::counts(&root.text("proc/interrupts"));
-    let count = |c: &std::collections::BTreeMap<u32, u64>, virq| c.get(&virq).copied().unwrap_or(0);
-    let vectors = numbers
+    let virq = |number: u32| virqs.get(number.saturating_sub(1) as usize).copied().unwrap_or(0);
+    let mut vectors: Vec<RaisedVector> = numbers
         .into_iter()
-        .zip(oks)
-        .map(|(number, ok)| {
-            let virq = virqs.get(number.saturating_sub(1) as usize).copied().unwrap_or(0);
-            RaisedVector { number, ok, virq, before: count(&before, virq), after: count(&after, virq) }
+        .map(|number| {
+            let (virq, before) = (virq(number), irqs::count(root, virq(number)));
+            RaisedVector { number, ok: false, virq, before, after: before }
         })
         .collect();
+    for v in &mut vectors {
+        v.ok = test.raise(kind, v.number);
+    }
+    for v in &mut vectors {
+        v.after = irqs::count(root, v.virq);
+    }
     Ok(Value::Exercised(Exercised { kind, snapshot, allocated, vectors }))
 }
 

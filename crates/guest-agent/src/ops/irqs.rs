@@ -11,8 +11,8 @@ use super::names;
 use super::text;
 use super::Root;
 
-/// Everything at this moment.
-pub fn snapshot(root: &Root, details: bool) -> IrqSnapshot {
+/// Everything at this moment. What `look` forbids is not read.
+pub fn snapshot(root: &Root, look: &Look<'_>) -> IrqSnapshot {
     let owners = owners(root);
     let dir = root.path("sys/kernel/irq");
     let irqs = names(&dir)
@@ -21,7 +21,8 @@ pub fn snapshot(root: &Root, details: bool) -> IrqSnapshot {
         .map(|virq| {
             let mut d = describe(&dir.join(virq.to_string()));
             d.owner = owners.get(&virq).cloned().unwrap_or_default();
-            if details {
+            if look.into(virq) {
+                d.chip = text(&dir.join(format!("{virq}/chip_name")));
                 d.domain = domain_of(&root.text(&format!("sys/kernel/debug/irq/irqs/{virq}")));
             }
             (virq, d)
@@ -30,13 +31,28 @@ pub fn snapshot(root: &Root, details: bool) -> IrqSnapshot {
     IrqSnapshot { irqs, domains: domains(&root.path("sys/kernel/debug/irq/domains")) }
 }
 
+/// Which descriptors may be looked into: files that show a chip or a domain follow pointers that a removed driver may have
+/// left behind (kernel/irq/irqdesc.c: `chip_name_show`; kernel/irq/debugfs.c).
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// Any at all.
+    pub details: bool,
+    /// virqs to leave alone.
+    pub shun: &'a [u32],
+}
+
+impl Look<'_> {
+    fn into(&self, virq: u32) -> bool {
+        self.details && !self.shun.contains(&virq)
+    }
+}
+
 /// What stands for the nameless action of a chained handler.
 const CHAINED: &str = "chained handler";
 
 fn describe(dir: &Path) -> IrqDesc {
     let attr = |name: &str| text(&dir.join(name));
     IrqDesc {
-        chip: attr("chip_name"),
         hwirq: attr("hwirq").parse().ok(),
         kind: attr("type"),
         // The action of a chained handler has no name, and the kernel prints that as it is (kernel/irq/chip.c:
@@ -108,40 +124,23 @@ pub fn vectors(dev: &Path) -> Vec<u32> {
     v
 }
 
-/// Handler counts by virq, summed over CPUs, from /proc/interrupts.
-pub fn counts(interrupts: &str) -> BTreeMap<u32, u64> {
-    let mut lines = interrupts.lines();
-    let cpus = lines.next().map_or(0, |l| l.split_whitespace().count());
-    lines
-        .filter_map(|l| {
-            let (virq, rest) = l.split_once(':')?;
-            let virq = virq.trim().parse().ok()?;
-            let sum = rest.split_whitespace().take(cpus).filter_map(|n| n.parse::<u64>().ok()).sum();
-            Some((virq, sum))
-        })
-        .collect()
+/// How often the handler of `virq` ran, summed over CPUs. Not from /proc/interrupts: that prints every chip.
+pub fn count(root: &Root, virq: u32) -> u64 {
+    let counts = root.text(&format!("sys/kernel/irq/{virq}/per_cpu_count"));
+    counts.split(',').filter_map(|n| n.trim().parse::<u64>().ok()).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const INTERRUPTS: &str = "           CPU0       CPU1       
- 11:       5033       4620     GICv3  27 Level     arch_timer
- 14:         12          0     GICv3  33 Edge      ttyS0
- 47:          3          1   PCI-MSI 524288 Edge      pci-endpoint-test.0
- 48:          0          0     GICv3  72 Level     PCIe bwctrl, pci-endpoint-test.0
-IPI0:       510        722       Rescheduling interrupts
-Err:          0
-";
-
     #[test]
-    fn counts_are_summed_over_cpus_and_ipis_are_no_irqs() {
-        let c = counts(INTERRUPTS);
-        assert_eq!(c.into_iter().collect::<Vec<_>>(), [(11, 9653), (14, 12), (47, 4), (48, 0)]);
-        let one = "            CPU0       \n 47:          3   PCI-MSI 524288 Edge      x\n";
-        assert_eq!(counts(one)[&47], 3);
-        assert!(counts("").is_empty());
+    fn counts_are_summed_over_cpus() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("sys/kernel/irq/47")).unwrap();
+        std::fs::write(dir.path().join("sys/kernel/irq/47/per_cpu_count"), "5033,4620\n").unwrap();
+        let root = Root(dir.path().into());
+        assert_eq!((count(&root, 47), count(&root, 48)), (9653, 0));
     }
 
     #[test]
@@ -181,7 +180,8 @@ Err:          0
         put("sys/kernel/debug/irq/irqs/47", "domain:  dom\n");
         put("sys/kernel/debug/irq/domains/dom", "name:   dom\n size:   0\n mapped: 1\n");
         put("sys/kernel/debug/irq/domains/default", "name:   gic\n");
-        let s = snapshot(&Root(dir.path().into()), true);
+        let root = Root(dir.path().into());
+        let s = snapshot(&root, &Look { details: true, shun: &[] });
         let d = &s.irqs[&47];
         assert_eq!(
             (d.chip.as_str(), d.hwirq, d.domain.as_str(), d.owner.as_str()),
@@ -192,5 +192,9 @@ Err:          0
             s.domains.into_iter().collect::<Vec<_>>(),
             [("dom".to_owned(), IrqDomain { size: 0, mapped: 1 })]
         );
+        for look in [Look { details: false, shun: &[] }, Look { details: true, shun: &[47] }] {
+            let d = &snapshot(&root, &look).irqs[&47];
+            assert_eq!((d.chip.as_str(), d.hwirq, d.domain.as_str()), ("", Some(524_288), ""), "{look:?}");
+        }
     }
 }

@@ -64,8 +64,10 @@ pub fn perform(root: &Root, op: &Op) -> Result<Value, OpError> {
         Op::WaitEndpoint { vendor, device, driver, timeout_ms } => {
             endpoint::wait(root, (*vendor, *device), driver, *timeout_ms)
         }
-        Op::ExerciseIrqs { kind, vectors } => endpoint::exercise(root, *kind, *vectors),
-        Op::SnapshotIrqs { details } => Ok(Value::Irqs(irqs::snapshot(root, *details))),
+        Op::ExerciseIrqs { kind, vectors, shun } => endpoint::exercise(root, *kind, *vectors, shun),
+        Op::SnapshotIrqs { details } => {
+            Ok(Value::Irqs(irqs::snapshot(root, &irqs::Look { details: *details, shun: &[] })))
+        }
         Op::Suspend { seconds } => power::suspend(root, *seconds),
         Op::ResetFunction { address } => link::reset(root, address),
         Op::LinkControl { address, bits, hold_ms } => link::control(root, address, *bits, *hold_ms),

@@ -70,9 +70,9 @@ impl Gpio {
         self.regs.word(regs::SET) & self.regs.word(regs::DIROUT)
     }
 
-    /// Whether PERST# is asserted (its line is low).
+    /// Whether PERST# is asserted (its line is low). Where software has no PERST#, the board has released it.
     pub fn perst(&self) -> bool {
-        self.level() >> soc::GPIO_PERST & 1 == 0
+        self.soc.wrapper.perst.is_some() && self.level() >> soc::GPIO_PERST & 1 == 0
     }
 
     /// Whether PERST# is driven.
@@ -90,7 +90,7 @@ impl Gpio {
         self.clocks() == (1 << self.soc.clocks.len()) - 1
     }
 
-    /// Whether the AHB clock runs, which alone lets PARF answer (spec §2.1), or none is needed.
+    /// Whether the AHB clock runs, which alone lets the wrapper answer (spec §2.1), or none is needed.
     pub fn ahb_clock_on(&self) -> bool {
         self.soc.ahb_clock.is_none_or(|i| self.clocks() >> i & 1 == 1)
     }

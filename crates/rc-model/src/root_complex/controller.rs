@@ -28,6 +28,9 @@ use crate::reset::Resets;
 use crate::soc;
 use crate::soc::Soc;
 use crate::soc::Window;
+use crate::wrapper::rockchip;
+use crate::wrapper::rockchip::Client;
+use crate::wrapper::Kind as Vendor;
 
 /// The blocks. Reads and writes here have passed gating and are at most 64 bits wide.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ pub(super) struct Controller {
     pub parf: Parf,
     pub elbi: Elbi,
     pub mhi: Mhi,
+    pub client: Client,
     pub dbi: Dbi,
     pub iatu: Iatu,
     pub msi: MsiCtrl,
@@ -56,13 +60,14 @@ pub(super) struct Controller {
 impl Controller {
     pub fn new(config: &Config) -> Controller {
         let card = config.endpoint.as_ref().map(|_| config.endpoint_rate);
-        Controller {
+        let mut c = Controller {
             gpio: Gpio::new(config.soc),
             resets: Resets::new(config.soc),
             phy: Phy::default(),
             parf: Parf::new(config.soc),
             elbi: Elbi::default(),
             mhi: Mhi::default(),
+            client: Client::default(),
             dbi: Dbi::new(config.soc, card.is_some()),
             iatu: Iatu::new(config.soc.unroll),
             msi: MsiCtrl::new(),
@@ -74,14 +79,17 @@ impl Controller {
             its_translater: config.its_translater,
             effects: Vec::new(),
             reported_ltssm: 0,
-        }
+        };
+        // Where nothing holds the link it trains from power-on; nothing is to be told yet.
+        let _ = c.link.apply(SimTime::ZERO, c.conditions());
+        c
     }
 
     /// What keeps a window from answering now (spec §2.1): "clock", "reset" or nothing.
     pub fn gate(&self, win: Window) -> Option<&'static str> {
         match win {
             Window::Gpio | Window::Reset | Window::Phy => None,
-            Window::Parf | Window::Mhi => (!self.gpio.ahb_clock_on()).then_some("clock"),
+            Window::Parf | Window::Mhi | Window::Apb => (!self.gpio.ahb_clock_on()).then_some("clock"),
             Window::Dbi | Window::Elbi | Window::Atu | Window::Config | Window::Mem => {
                 if !self.gpio.clocks_on() {
                     Some("clock")
@@ -106,7 +114,7 @@ impl Controller {
     pub fn clocked(&self, win: Window) -> bool {
         match win {
             Window::Gpio | Window::Reset | Window::Phy => false,
-            Window::Parf => self.soc.ahb_clock.is_some(),
+            Window::Parf | Window::Apb => self.soc.ahb_clock.is_some(),
             _ => true,
         }
     }
@@ -130,7 +138,18 @@ impl Controller {
         LinkView { ltssm: self.link.ltssm(now), up: self.link.up(), training: self.link.training() }
     }
 
-    /// A read of a register window.
+    /// A read of Rockchip's client registers; `ep_intx` are the pins that the endpoint asserts.
+    pub fn read_client(&self, now: SimTime, ep_intx: u8, off: u64, w: Width) -> u64 {
+        let intx = self.intx(ep_intx);
+        let view = rockchip::View { ltssm: self.link.ltssm(now), up: self.link.up(), intx };
+        if w == Width::B8 {
+            let half = |off| self.client.read(view, off, Width::B4);
+            return half(off) | half(off + 4) << 32;
+        }
+        self.client.read(view, off, w)
+    }
+
+    /// A read of a register window other than [`Window::Apb`].
     pub fn read(&self, now: SimTime, win: Window, off: u64, w: Width) -> u64 {
         if w == Width::B8 {
             let half = |off| self.read(now, win, off, Width::B4);
@@ -147,7 +166,7 @@ impl Controller {
             Window::Gpio => self.gpio.read(off, w),
             Window::Reset => self.resets.read(off, w),
             Window::Phy => self.phy.read(&self.resets, off, w),
-            Window::Atu | Window::Config | Window::Mem => w.ones(),
+            Window::Atu | Window::Apb | Window::Config | Window::Mem => w.ones(),
         }
     }
 
@@ -160,6 +179,7 @@ impl Controller {
         }
         match win {
             Window::Parf => self.parf.write(off, w, v),
+            Window::Apb => self.client.write(off, w, v),
             Window::Elbi => {
                 if self.elbi.write(off, w, v) {
                     self.link.turn_off(now);
@@ -184,14 +204,29 @@ impl Controller {
         }
     }
 
+    fn phy_up(&self) -> bool {
+        match self.soc.wrapper.kind {
+            Vendor::Qcom => !self.parf.phy_powered_down() && self.phy.up(&self.resets),
+            Vendor::Rockchip => self.phy.up(&self.resets),
+            Vendor::Snps => true,
+        }
+    }
+
+    fn training_enabled(&self) -> bool {
+        match self.soc.wrapper.kind {
+            Vendor::Qcom => self.parf.ltssm_en() || self.elbi.lt_enable(),
+            Vendor::Rockchip => self.client.ltssm_en(),
+            Vendor::Snps => true,
+        }
+    }
+
     /// What the link sees of the rest of the machine (spec §3).
     fn conditions(&self) -> Conditions {
         Conditions {
             enabled: self.gpio.clocks_on()
                 && self.held().is_none()
-                && !self.parf.phy_powered_down()
-                && self.phy.up(&self.resets)
-                && (self.parf.ltssm_en() || self.elbi.lt_enable()),
+                && self.phy_up()
+                && self.training_enabled(),
             partner: self.card.is_some() && !self.gpio.perst(),
             disabled: self.dbi.link_disabled(),
             hot_reset: self.dbi.secondary_bus_reset(),
@@ -228,8 +263,14 @@ impl Controller {
             self.observer.emit(cx, Kind::Edge, || Event::Ltssm { state });
         }
         match edge {
-            Some(Edge::Up) => self.parf.link_up(),
-            Some(Edge::Down) => self.parf.link_down(),
+            Some(Edge::Up) => {
+                self.parf.link_up();
+                self.client.link_up();
+            }
+            Some(Edge::Down) => {
+                self.parf.link_down();
+                self.client.link_down();
+            }
             Some(Edge::Retrained) => self.dbi.retrained(),
             // INFERRED: an orderly L2 entry is no link-down event.
             Some(Edge::L2) => self.mhi.entered_l2(),
@@ -244,6 +285,7 @@ impl Controller {
         self.parf.reset(kind);
         self.elbi.reset(kind);
         self.mhi.reset(kind);
+        self.client.reset(kind);
         self.dbi.reset(kind, self.card.is_some());
         self.iatu.reset(kind);
         self.msi.reset(kind);
@@ -264,10 +306,26 @@ impl Controller {
         let gate = if self.msi_gating { self.parf.msi_gate() } else { u8::MAX };
         let groups = IrqLevels::from(self.msi.levels() & gate);
         let msi = if self.soc.msi_lines == 1 { u64::from(groups != 0) } else { groups };
-        // The endpoint is device 0, so the bridge's swizzle leaves its pins as they are. No link, no assertion.
+        let intx = self.intx(ep_intx);
+        let vendor = match self.soc.wrapper.kind {
+            Vendor::Qcom => {
+                IrqLevels::from(intx) << soc::IRQ_INTA
+                    | IrqLevels::from(self.parf.global()) << soc::IRQ_GLOBAL
+            }
+            Vendor::Rockchip => {
+                IrqLevels::from(self.client.legacy(intx)) << soc::IRQ_LEGACY
+                    | IrqLevels::from(self.client.sys()) << soc::IRQ_SYS
+            }
+            Vendor::Snps => IrqLevels::from(intx) << soc::IRQ_INTA,
+        };
+        msi << soc::IRQ_MSI0 | vendor
+    }
+
+    /// INTx wires: the port's own and, over the link, the endpoint's. It is device 0, so the bridge's swizzle leaves its pins as
+    /// they are. No link, no assertion.
+    fn intx(&self, ep_intx: u8) -> u8 {
         let downstream = if self.link.up() { ep_intx } else { 0 };
-        let intx = IrqLevels::from((self.dbi.intx() | downstream) & 0xf);
-        msi << soc::IRQ_MSI0 | intx << soc::IRQ_INTA | IrqLevels::from(self.parf.global()) << soc::IRQ_GLOBAL
+        (self.dbi.intx() | downstream) & 0xf
     }
 
     /// An access that nobody answered because its block stands still.

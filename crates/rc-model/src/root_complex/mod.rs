@@ -31,7 +31,6 @@ use crate::event::Event;
 use crate::iatu::Outbound;
 use crate::sample::Sample;
 use crate::sample::SamplePoint;
-use crate::soc;
 use crate::soc::Soc;
 use crate::soc::Window;
 use controller::Controller;
@@ -115,6 +114,7 @@ impl RootComplex {
                 self.port.unrouted(cx, win, off, false, why);
                 w.ones()
             }),
+            Window::Apb => self.port.read_client(cx.now, self.endpoint_intx(), off, w),
             _ => self.port.read(cx.now, win, off, w),
         }
     }
@@ -160,7 +160,16 @@ impl RootComplex {
 
     /// Levels of the interrupt outputs, bits as in [`crate::soc`]: a function of state.
     pub fn irq_levels(&self) -> IrqLevels {
-        self.port.levels(self.endpoint.as_ref().map_or(0, |e| e.intx()))
+        self.port.levels(self.endpoint_intx())
+    }
+
+    fn endpoint_intx(&self) -> u8 {
+        self.endpoint.as_ref().map_or(0, |e| e.intx())
+    }
+
+    /// Which SoC this is.
+    pub fn soc(&self) -> &'static Soc {
+        self.port.soc()
     }
 
     /// Take a sample. S4 says that a life is over: the next access begins a new one and is preceded by S5.
@@ -190,7 +199,7 @@ impl RootComplex {
             self.port.observer.counts.after_s3 += 1;
         }
         let off = off & !(w.bytes() - 1);
-        (off.checked_add(w.bytes())? <= soc::window(win).1).then_some(off)
+        (off.checked_add(w.bytes())? <= self.soc().window(win).1).then_some(off)
     }
 
     fn advance(&mut self, cx: &mut Cx<'_, Event>) {
@@ -293,7 +302,7 @@ impl RootComplex {
 
     /// Where an outbound access goes, as far as the port decides it.
     fn route(&self, win: Window, off: u64, w: Width) -> Result<Outbound, Unrouted> {
-        let cpu_addr = soc::window(win).0 + off;
+        let cpu_addr = self.soc().window(win).0 + off;
         let to = self.port.iatu.outbound(cpu_addr, w.bytes()).ok_or("no-window")?;
         if !self.port.link.up() {
             return Err("link-down");

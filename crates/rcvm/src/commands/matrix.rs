@@ -16,10 +16,8 @@ use torture::Verdict;
 
 use crate::cli::MatrixArgs;
 
-/// Profile of the cells of a SoC.
-const PROFILE: &str = "modular";
-/// Profiles of the last rows.
-const CONTROLS: [&str; 2] = ["naive", "late"];
+/// Profiles of the last rows, and the SoC that each runs on.
+const CONTROLS: [(&str, &str); 3] = [("naive", "sm8250"), ("late", "sm8250"), ("rk-intx-leak", "rk3568")];
 
 /// One run.
 #[derive(Clone, Debug, Serialize)]
@@ -53,7 +51,8 @@ pub fn run(args: &MatrixArgs) -> Result<u8> {
     })?;
     // Building first keeps the cells' times and output their own.
     for s in &series {
-        images::build(PROFILE, *s, &mut |line| eprintln!("{line}"))?;
+        // One build of a series has every driver.
+        images::build(CONTROLS[0].0, *s, &mut |line| eprintln!("{line}"))?;
     }
     let mut cells = Vec::new();
     for s in &series {
@@ -61,10 +60,10 @@ pub fn run(args: &MatrixArgs) -> Result<u8> {
             if *s < images::Series::new(soc.since.0, soc.since.1) {
                 continue;
             }
-            cells.push(cell(args, soc.name, &["--soc", soc.name, "--profile", PROFILE], *s)?);
+            cells.push(cell(args, soc.name, &["--soc", soc.name], *s)?);
         }
-        for control in CONTROLS {
-            cells.push(cell(args, control, &["--profile", control], *s)?);
+        for (control, soc) in CONTROLS {
+            cells.push(cell(args, control, &["--soc", soc, "--profile", control], *s)?);
         }
     }
     let columns: Vec<String> = series.iter().map(ToString::to_string).collect();
@@ -129,7 +128,7 @@ fn cell(args: &MatrixArgs, row: &str, options: &[&str], series: images::Series) 
 }
 
 fn judge(row: &str, series: String, report: Option<Report>, said: &str) -> Cell {
-    let control = CONTROLS.contains(&row);
+    let control = CONTROLS.iter().any(|c| c.0 == row);
     let good = |v: Verdict| match v {
         Verdict::Clean | Verdict::Residue => !control,
         Verdict::Leak | Verdict::Crash => control,
@@ -186,8 +185,8 @@ fn table(socs: &[&Soc], columns: &[String], cells: &[Cell]) -> String {
         let iatu = if s.unroll { "unrolled" } else { "viewport" };
         row(s.name, format!("{} | {iatu} | {}", s.ops, s.msi_lines));
     }
-    for control in CONTROLS {
-        row(control, "control: must fail | | ".into());
+    for (control, soc) in CONTROLS {
+        row(control, format!("control on {soc}: must fail | | "));
     }
     out
 }
@@ -218,6 +217,8 @@ mod tests {
             ("sm8250", Verdict::Leak, false),
             ("sm8250", Verdict::Inconclusive, false),
             ("naive", Verdict::Leak, true),
+            ("rk-intx-leak", Verdict::Leak, true),
+            ("rk-intx-leak", Verdict::Clean, false),
             ("naive", Verdict::Crash, true),
             ("naive", Verdict::Clean, false),
             ("naive", Verdict::Inconclusive, false),

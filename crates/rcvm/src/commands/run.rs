@@ -13,6 +13,7 @@ use rustix::termios;
 use torture::stream;
 use torture::stream::Kind;
 use torture::Plan;
+use torture::Target;
 
 use super::guest;
 use super::no_agent;
@@ -30,6 +31,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     let g = &args.guest;
     let mut files = guest(g)?;
     let plan = Plan {
+        target: Target::of(files.soc),
         boot_timeout_ms: g.boot_timeout * 1000,
         op_timeout_ms: g.op_timeout * 1000,
         ..Plan::default()

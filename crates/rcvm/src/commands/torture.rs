@@ -19,6 +19,7 @@ use torture::Event;
 use torture::Finding;
 use torture::Plan;
 use torture::Source;
+use torture::Target;
 
 use super::guest;
 use super::no_agent;
@@ -83,12 +84,13 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
 
 fn plan(args: &TortureArgs, soc: &rc_model::Soc) -> Plan {
     Plan {
+        target: Target::of(soc),
         cycles: args.cycles,
         seed: args.seed,
         msi_vectors: args.msi_vectors,
         msix_vectors: args.msix_vectors,
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
-        hwirqs: if args.guest.msi == Msi::Its { ITS_EVENTS } else { 32 * soc.msi_lines },
+        hwirqs: if args.guest.msi == Msi::Its { ITS_EVENTS } else { soc.msi_vectors() },
         boot_timeout_ms: args.guest.boot_timeout * 1000,
         op_timeout_ms: args.guest.op_timeout * 1000,
         ..Plan::default()

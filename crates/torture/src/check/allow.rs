@@ -43,7 +43,7 @@ const LIST: &[(&str, (u32, u32), &str)] = &[
     (
         "S5 not as after power-on",
         (7, 3),
-        "registers that deinit leaves are found by the next probe, which resets the core (spec §4.2)",
+        "registers that deinit leaves are found by the next probe, which resets the core or programs them anew (spec §4.2)",
     ),
 ];
 

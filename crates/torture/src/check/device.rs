@@ -42,15 +42,22 @@ struct Rule {
     clean: Clean,
     /// The row does not apply while this item has this value.
     unless: Option<(&'static str, u64)>,
+    /// The row applies only to a machine that has this item.
+    needs: Option<&'static str>,
     betrays: &'static str,
 }
 
 const fn rule(point: SamplePoint, item: &'static str, clean: Clean, betrays: &'static str) -> Rule {
-    Rule { point, item, clean, unless: None, betrays }
+    Rule { point, item, clean, unless: None, needs: None, betrays }
 }
 
 const fn unless(mut r: Rule, item: &'static str, v: u64) -> Rule {
     r.unless = Some((item, v));
+    r
+}
+
+const fn needs(mut r: Rule, item: &'static str) -> Rule {
+    r.needs = Some(item);
     r
 }
 
@@ -108,8 +115,17 @@ const RULES: &[Rule] = &[
     rule(S3, "iatu.ib.enabled", Is(0), "inbound windows are live"),
     rule(S3, "parf.ltssm_en", Is(0), "link training is left enabled"),
     rule(S3, "elbi.lt_enable", Is(0), "link training is left enabled"),
-    rule(S4, "rp.dllla", Is(0), "the link is still up: PERST# or PHY was not handled"),
+    rule(S3, "apb.ltssm_en", Is(0), "link training is left enabled"),
+    needs(rule(S4, "rp.dllla", Is(0), "the link is still up: PERST# or PHY was not handled"), "gpio.perst"),
     rule(S4, "parf.ltssm_state", Is(0), "the link state machine is not idle"),
+    rule(S4, "apb.ltssm_state", Is(0), "the link state machine is not idle"),
+    rule(
+        S3,
+        "apb.intx_mask",
+        Is(0xf),
+        "an INTx is left unmasked: each 0 bit is a hwirq that was never shut down",
+    ),
+    rule(S3, "apb.misc_mask", Is(0xffff), "the link event interrupt is left armed"),
     rule(S3, "parf.int_all_mask", Is(INT_ALL_MASK_RESET), "the global event interrupt is left armed"),
     rule(S3, "dbi.ro_wr_en", Is(0), "read-only registers are left writable: RC set-up was aborted"),
     rule(S3, "rp.command", Clear(BME), "root port BME is set: portdrv was not removed"),
@@ -139,11 +155,15 @@ pub type Samples = BTreeMap<SamplePoint, Sample>;
 /// Check the samples of one teardown.
 ///
 /// A teardown that never asserted PERST# or never stopped the clocks passed no S2 or S3; its rows are then judged by
-/// S4, and that the point was missed is a finding of its own.
+/// S4, and that the point was missed is a finding of its own where there is a PERST#, or a clock.
 pub fn check(samples: &Samples) -> Vec<Finding> {
     let mut found = Vec::new();
-    for (point, what) in [(S2, "PERST# was never asserted"), (S3, "the core clocks were never stopped")] {
-        if !samples.contains_key(&point) {
+    let has = |item| samples.get(&S4).is_some_and(|s| s.get(item).is_some());
+    for (point, item, what) in [
+        (S2, "gpio.perst", "PERST# was never asserted"),
+        (S3, "clk.on", "the core clocks were never stopped"),
+    ] {
+        if !samples.contains_key(&point) && has(item) {
             found.push(Finding::new(
                 Class::RegisterResidue,
                 Source::DeviceModel,
@@ -162,6 +182,9 @@ pub fn check(samples: &Samples) -> Vec<Finding> {
 }
 
 fn check_rule(r: &Rule, s: &Sample, found: &mut Vec<Finding>) {
+    if r.needs.is_some_and(|item| s.get(item).is_none()) {
+        return;
+    }
     match r.item.strip_suffix("[]") {
         None => check_item(r, r.item, r.unless.map(|u| (u.0.to_owned(), u.1)), s, found),
         Some(base) => {
@@ -224,7 +247,7 @@ fn clock_balance(s: &Sample) -> Vec<Finding> {
 }
 
 /// Registers that must look to a new probe as they do after power-on (spec §4.5, S5: "PARF/MSI/iATU").
-const FRESH_PREFIXES: [&str; 6] = ["parf.", "elbi.", "msi.", "iatu.", "dbi.", "rp."];
+const FRESH_PREFIXES: [&str; 7] = ["parf.", "elbi.", "apb.", "msi.", "iatu.", "dbi.", "rp."];
 
 /// Compare what the first access of a probe finds (S5) with what the first access after power-on found.
 pub fn check_fresh(cold: &Sample, now: &Sample) -> Vec<Finding> {
@@ -309,8 +332,14 @@ mod tests {
 
     #[test]
     fn missing_points_are_findings_and_their_rows_fall_back_to_s4() {
-        let got = rules(&[sample(S4, &[("ep.msi.enable", 1), ("parf.ltssm_en", 1)])]);
+        let there = [("gpio.perst", 1), ("clk.on", 0), ("ep.msi.enable", 1), ("parf.ltssm_en", 1)];
+        let got = rules(&[sample(S4, &there)]);
         assert_eq!(got, ["S2 missed", "S3 missed", "S2 ep.msi.enable", "S3 parf.ltssm_en"]);
+    }
+
+    #[test]
+    fn a_machine_without_perst_and_clocks_is_not_judged_by_them() {
+        assert_eq!(rules(&[sample(S4, &[("ep.msi.enable", 0), ("rp.dllla", 1)])]), Vec::<String>::new());
     }
 
     #[test]
@@ -360,6 +389,7 @@ mod tests {
                 Clear(m) => m,
             };
             let mut s = sample(r.point, &[]);
+            s.items.extend(r.needs.map(|n| (n.to_owned(), 1)));
             s.items.insert(item, bad);
             let mut found = Vec::new();
             check_rule(r, &s, &mut found);

@@ -106,13 +106,18 @@ impl Ledger {
             .collect();
     }
 
+    /// virqs that the kernel did not get back: what they point to may be gone, so nobody should look at it.
+    pub fn shunned(&self) -> Vec<u32> {
+        self.leaked.keys().copied().collect()
+    }
+
     /// Take in the snapshot after a teardown and say what is wrong with it.
     pub fn after_teardown(&mut self, s: &IrqSnapshot) -> Vec<Finding> {
         self.observe(s);
         let mut found = Vec::new();
         for (virq, m) in &self.live {
             if !self.leaked.get(virq).is_some_and(|l| same_mapping(l, m)) {
-                found.push(leak(m));
+                found.push(leak(m, s));
             }
         }
         self.leaked.clone_from(&self.live);
@@ -135,21 +140,31 @@ impl Ledger {
     }
 }
 
+/// A snapshot without details has no chips.
 fn same(a: &IrqDesc, b: &IrqDesc) -> bool {
-    a.chip == b.chip && a.hwirq == b.hwirq
+    agree(&a.chip, &b.chip) && a.hwirq == b.hwirq
+}
+
+/// Whether two names are the same, as far as both are known.
+fn agree(a: &str, b: &str) -> bool {
+    a.is_empty() || b.is_empty() || a == b
 }
 
 fn same_mapping(a: &Mapping, b: &Mapping) -> bool {
     // A leaked mapping may have lost its chip and hwirq (free_irq and domain removal clear them); the number is what
     // the kernel did not get back.
-    let agree = |x: &str, y: &str| x.is_empty() || y.is_empty() || x == y;
     (a.hwirq == b.hwirq || a.hwirq.is_none() || b.hwirq.is_none())
         && agree(&a.chip, &b.chip)
         && agree(&a.owner, &b.owner)
 }
 
 fn fill(m: &mut Mapping, old: &Mapping) {
-    for (new, old) in [(&mut m.domain, &old.domain), (&mut m.owner, &old.owner), (&mut m.chip, &old.chip)] {
+    for (new, old) in [
+        (&mut m.domain, &old.domain),
+        (&mut m.owner, &old.owner),
+        (&mut m.chip, &old.chip),
+        (&mut m.line, &old.line),
+    ] {
         if new.is_empty() {
             new.clone_from(old);
         }
@@ -157,17 +172,21 @@ fn fill(m: &mut Mapping, old: &Mapping) {
     m.hwirq = m.hwirq.or(old.hwirq);
 }
 
-fn leak(m: &Mapping) -> Finding {
+/// A mapping that is left; `s` tells whether its domain is too.
+fn leak(m: &Mapping, s: &IrqSnapshot) -> Finding {
+    let gone = !m.domain.is_empty() && !s.domains.is_empty() && !s.domains.contains_key(&m.domain);
     let hwirq = m.hwirq.map_or("none".to_owned(), |h| format!("{h:#x}"));
     let name = |s: &str| if s.is_empty() { "unknown".to_owned() } else { s.to_owned() };
     let owner = [&m.owner, &m.line].into_iter().find(|s| !s.is_empty()).map_or("unknown", String::as_str);
     let held = if m.actions.is_empty() { "no handler".to_owned() } else { format!("held by {}", m.actions) };
+    let (class, what, state) =
+        if gone { (Class::IrqDangling, "dangling", " (gone)") } else { (Class::IrqLeak, "leak", "") };
     Finding::new(
-        Class::IrqLeak,
+        class,
         Source::GuestKernel,
-        format!("S4 irq leak {}:{hwirq}", name(&m.domain)),
+        format!("S4 irq {what} {}:{hwirq}", name(&m.domain)),
         format!(
-            "virq {} left: hwirq {hwirq} of domain {}, chip {}, owner {}, {held}",
+            "virq {} left: hwirq {hwirq} of domain {}{state}, chip {}, owner {}, {held}",
             m.virq,
             name(&m.domain),
             name(&m.chip),
@@ -180,6 +199,7 @@ fn leak(m: &Mapping) -> Finding {
     .fact("chip", name(&m.chip))
     .fact("owner", owner)
     .fact("actions", &m.actions)
+    .fact("domain exists", !gone)
 }
 
 fn check_domains(before: &IrqSnapshot, after: &IrqSnapshot) -> Vec<Finding> {
@@ -262,6 +282,43 @@ mod tests {
         let found = l.after_teardown(&snap(&[(15, desc("GICv3", 64)), (16, desc("PCI-MSI", 64))]));
         assert_eq!(found[0].evidence["owner"], "1c00000.pcie msi0");
         assert_eq!(found[1].evidence["owner"], "unknown", "64 is an INTID in the GIC's domain only");
+    }
+
+    #[test]
+    fn a_mapping_that_outlives_its_domain_dangles_and_is_shunned() {
+        let domain = |names: &[&str]| {
+            names
+                .iter()
+                .map(|n| ((*n).to_owned(), IrqDomain { size: 4, mapped: 1 }))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let mut base = snap(&[]);
+        base.domains = domain(&["gic"]);
+        let mut l = Ledger::new(base.clone(), Lines::new());
+        let live = IrqDesc { domain: "intx".into(), owner: "0000:01:00.0".into(), ..desc("INTx", 0) };
+        let mut bound = snap(&[(30, live)]);
+        bound.domains = domain(&["gic", "intx"]);
+        l.observe(&bound);
+        assert!(l.shunned().is_empty());
+        let mut after = snap(&[(30, IrqDesc { hwirq: Some(0), ..IrqDesc::default() })]);
+        after.domains = base.domains;
+        let found = l.after_teardown(&after);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].class, Class::IrqDangling);
+        assert_eq!(
+            found[0].summary,
+            "virq 30 left: hwirq 0x0 of domain intx (gone), chip INTx, owner 0000:01:00.0, no handler"
+        );
+        assert_eq!(l.shunned(), [30]);
+    }
+
+    #[test]
+    fn a_snapshot_without_chips_shows_the_baseline_as_it_was() {
+        let base = snap(&[(1, desc("GICv3", 27))]);
+        let mut l = Ledger::new(base, Lines::new());
+        let after = snap(&[(1, IrqDesc { hwirq: Some(27), ..IrqDesc::default() })]);
+        assert_eq!(l.after_teardown(&after), vec![]);
+        assert_eq!(l.created, 0);
     }
 
     #[test]

@@ -1,0 +1,78 @@
+//! Vendor wrappers: what surrounds the DesignWare core, as data. Each has a folder or file here with its table; those with
+//! registers of their own have the block beside it ([`rockchip`]; of Qualcomm's: [`crate::parf`], [`crate::elbi`],
+//! [`crate::mhi`]).
+
+pub mod qcom;
+pub mod rockchip;
+pub mod snps;
+
+use crate::soc::Window;
+
+/// Whose registers enable the link, show its state and combine its interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Qualcomm: PARF and ELBI.
+    Qcom,
+    /// Rockchip: client registers.
+    Rockchip,
+    /// None: the core alone, as Synopsys' platform driver expects it.
+    Snps,
+}
+
+/// PERST# in the device tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Perst {
+    /// Property that names its GPIO.
+    pub property: &'static str,
+    /// Whether the driver's 1 is the low level.
+    pub active_low: bool,
+}
+
+/// A wrapper: its driver, its place in the machine, its device tree binding.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wrapper {
+    /// Which.
+    pub kind: Kind,
+    /// Name of Linux' platform driver.
+    pub driver: &'static str,
+    /// Its module's file, without suffix.
+    pub module: &'static str,
+    /// Base address and length in bytes of each window, in ascending order.
+    pub map: &'static [(Window, u64, u64)],
+    /// `reg` by `reg-names`, in order: from the first window to the end of the last. The first entry names the device.
+    pub reg: &'static [(&'static str, Window, Window)],
+    /// Interrupt outputs by name; those but INTA–INTD are the node's `interrupts`, in this order.
+    pub lines: &'static [(u32, &'static str)],
+    /// Vectors that the driver asks of each line of iMSI-RX.
+    pub vectors_per_line: u32,
+    /// PERST#, if software has it.
+    pub perst: Option<Perst>,
+    /// `phy-names`, if it has a PHY.
+    pub phy: Option<&'static str>,
+    /// Name of the child node that is the interrupt controller of INTx; none: INTA–INTD are lines of their own.
+    pub intx_node: Option<&'static str>,
+}
+
+impl Wrapper {
+    /// Where a window lies: (base, length in bytes); (0, 0) if it is not there.
+    pub fn window(&self, w: Window) -> (u64, u64) {
+        self.map.iter().find(|m| m.0 == w).map_or((0, 0), |m| (m.1, m.2))
+    }
+
+    /// Whether a window is there.
+    pub fn has(&self, w: Window) -> bool {
+        self.map.iter().any(|m| m.0 == w)
+    }
+
+    /// Where the windows from `first` to `last` lie: (base, length in bytes).
+    pub fn span(&self, first: Window, last: Window) -> (u64, u64) {
+        let (base, end) = (self.window(first).0, self.window(last));
+        (base, end.0 + end.1 - base)
+    }
+
+    /// The name that Linux gives the platform device.
+    pub fn device(&self) -> String {
+        let base = self.reg.first().map_or(0, |r| self.window(r.1).0);
+        format!("{base:x}.pcie")
+    }
+}

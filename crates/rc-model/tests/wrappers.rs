@@ -1,0 +1,107 @@
+//! The wrappers other than Qualcomm's, as their drivers use them.
+
+use endpoints::EndpointTest;
+use rc_fuzz::machine::Machine;
+use rc_fuzz::machine::MS;
+use rc_model::soc;
+use rc_model::wrapper::rockchip::RK3568;
+use rc_model::wrapper::snps::SNPS;
+use rc_model::Config;
+use rc_model::SamplePoint;
+use rc_model::Soc;
+use rc_model::Window;
+
+fn machine(soc: &'static Soc) -> Machine {
+    Machine::with(Config::new(soc, Some(Box::new(EndpointTest::default()))))
+}
+
+/// Client registers: GENERAL_CON, INTR_STATUS_LEGACY, INTR_MASK_LEGACY, LTSSM_STATUS.
+const GENERAL_CON: u64 = 0x0;
+const INTR_STATUS_LEGACY: u64 = 0x8;
+const INTR_MASK_LEGACY: u64 = 0x1c;
+const LTSSM_STATUS: u64 = 0x300;
+
+/// rockchip_pcie_probe() and rockchip_pcie_start_link() of Linux v6.12, as far as the link needs them.
+fn rk3568_up() -> Machine {
+    let mut m = machine(&RK3568);
+    m.wake();
+    m.writel(Window::Phy, 0x44, 0);
+    m.writel(Window::Apb, GENERAL_CON, 0x0040_0040);
+    m.writel(Window::Apb, GENERAL_CON, 0x000c_000c);
+    m.sleep(100 * MS);
+    assert_eq!(m.readl(Window::Apb, LTSSM_STATUS) & 0x3_0000, 0, "PERST# is still asserted");
+    m.gpio_dir_out(soc::GPIO_PERST, true);
+    m.sleep(30 * MS);
+    m
+}
+
+#[test]
+fn rk3568_trains_when_enabled_and_out_of_perst_and_stops_when_disabled() {
+    let mut m = rk3568_up();
+    assert_eq!(m.readl(Window::Apb, LTSSM_STATUS), 0x3_0011);
+    assert!(m.dllla());
+    m.writel(Window::Apb, GENERAL_CON, 0x000c_0008);
+    assert_eq!(m.readl(Window::Apb, LTSSM_STATUS), 0);
+    assert!(!m.dllla());
+}
+
+#[test]
+fn rk3568_combines_intx_into_one_maskable_line() {
+    let mut m = rk3568_up();
+    m.open_downstream();
+    // RAISE_INTX of the endpoint-test function.
+    m.raise(0, 1);
+    assert_eq!(m.item("ep.intx"), 1);
+    assert_eq!(m.readl(Window::Apb, INTR_STATUS_LEGACY), 1);
+    assert!(!m.line(soc::IRQ_LEGACY), "masked out of reset");
+    m.writel(Window::Apb, INTR_MASK_LEGACY, 0x0001_0000);
+    assert!(m.line(soc::IRQ_LEGACY));
+    assert!((0..4).all(|i| !m.line(soc::IRQ_INTA + i)), "the pins have no lines of their own");
+    m.writel(Window::Apb, INTR_MASK_LEGACY, 0x0001_0001);
+    assert!(!m.line(soc::IRQ_LEGACY));
+}
+
+#[test]
+fn rk3568_client_registers_need_pclk_and_nothing_else() {
+    let mut m = machine(&RK3568);
+    assert_eq!(m.readl(Window::Apb, LTSSM_STATUS), u32::MAX);
+    m.gpio_dir_out(soc::GPIO_CLK0 + 3, true);
+    assert_eq!(m.readl(Window::Apb, LTSSM_STATUS), 0);
+    assert_eq!(m.item("count.gated"), 1);
+}
+
+#[test]
+fn rk3568_ignores_what_is_written_to_dbi2() {
+    let mut m = rk3568_up();
+    let before = m.readl(Window::Dbi, 0x10);
+    m.writel(Window::Dbi, 0x10_0010, 0);
+    m.writel(Window::Dbi, 0x10_0010, u32::MAX);
+    assert_eq!(m.readl(Window::Dbi, 0x10), before);
+    assert_eq!(m.item("count.gated"), 0);
+}
+
+#[test]
+fn the_core_alone_trains_from_power_on_and_delivers_msis_on_one_line() {
+    let mut m = machine(&SNPS);
+    m.sleep(30 * MS);
+    // PORT_DEBUG1: bit 4 up, bit 29 in training (dw_pcie_link_up of Linux v6.12).
+    assert_eq!(m.readl(Window::Dbi, 0x72c) & (1 << 4 | 1 << 29), 1 << 4);
+    m.open_downstream();
+    m.arm_msi();
+    m.raise(1, 1);
+    assert!(m.line(soc::IRQ_MSI0));
+}
+
+#[test]
+fn a_sample_has_no_item_of_what_is_not_there() {
+    let has = |soc, item: &str| machine(soc).sample(SamplePoint::Now).get(item).is_some();
+    for item in ["parf.ltssm_en", "elbi.lt_enable", "parf.int_all_mask"] {
+        assert!(!has(&RK3568, item) && !has(&SNPS, item), "{item}");
+    }
+    for item in ["gpio.perst", "clk.on", "reset.core", "reg.on", "phy.reset"] {
+        assert!(has(&RK3568, item) && !has(&SNPS, item), "{item}");
+    }
+    assert!(
+        has(&RK3568, "apb.ltssm_en") && !has(&SNPS, "apb.ltssm_en") && !has(&soc::SM8250, "apb.ltssm_en")
+    );
+}
