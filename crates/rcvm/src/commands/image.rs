@@ -23,7 +23,7 @@ pub fn run(command: ImageCommand) -> Result<u8> {
                         Some(image) => format!("built: Linux {}, {}", image.release, image.kernel.display()),
                         None => format!("not built: rcvm image build {profile} --series {series}"),
                     };
-                    println!("{profile:10} {series:5} {built}");
+                    println!("{profile:12} {series:5} {built}");
                 }
             }
         }

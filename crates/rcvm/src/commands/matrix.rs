@@ -117,7 +117,7 @@ fn cell(args: &MatrixArgs, row: &str, options: &[&str], series: images::Series) 
     let said = String::from_utf8_lossy(&ran.stderr).into_owned();
     let c = judge(row, series.to_string(), report, &said);
     eprintln!(
-        "{} {:10} {:5} {}{}",
+        "{} {:12} {:5} {}{}",
         if c.ok { "ok    " } else { "WRONG " },
         c.row,
         c.series,
