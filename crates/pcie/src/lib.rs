@@ -21,3 +21,4 @@ pub use msi::Msi;
 pub use msix::MsixTable;
 pub use tlp::Bdf;
 pub use tlp::Completion;
+pub use tlp::ErrorMessage;

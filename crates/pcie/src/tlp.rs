@@ -47,3 +47,15 @@ pub enum Completion {
     /// No completion came: link down, or the function is in reset.
     Timeout,
 }
+
+/// An error message, from a function to the root (PCIe §2.2.8.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorMessage {
+    /// ERR_COR.
+    Correctable,
+    /// ERR_NONFATAL.
+    NonFatal,
+    /// ERR_FATAL.
+    Fatal,
+}

@@ -16,8 +16,12 @@ pub const COMMAND_MEM: u16 = 1 << 1;
 pub const COMMAND_BME: u16 = 1 << 2;
 /// COMMAND: INTx disable.
 pub const COMMAND_INTX_DISABLE: u16 = 1 << 10;
+/// COMMAND: errors are reported (SERR#).
+pub const COMMAND_SERR: u16 = 1 << 8;
 /// STATUS: interrupt status (mirrors the function's INTx state).
 pub const STATUS_INTERRUPT: u16 = 1 << 3;
+/// BRIDGE_CONTROL: error messages from below are forwarded.
+pub const BRIDGE_SERR: u16 = 1 << 1;
 /// BRIDGE_CONTROL: secondary bus reset.
 pub const BRIDGE_SBR: u16 = 1 << 6;
 
@@ -112,10 +116,52 @@ pub mod id {
     pub const MSIX: u8 = 0x11;
     /// Extended: advanced error reporting.
     pub const EXT_AER: u16 = 0x0001;
+    /// Extended: vendor-specific.
+    pub const EXT_VSEC: u16 = 0x000b;
     /// Extended: latency tolerance reporting.
     pub const EXT_LTR: u16 = 0x0018;
+    /// Extended: secondary PCI Express.
+    pub const EXT_SECPCI: u16 = 0x0019;
+    /// Extended: downstream port containment.
+    pub const EXT_DPC: u16 = 0x001d;
     /// Extended: L1 PM substates.
     pub const EXT_L1SS: u16 = 0x001e;
+    /// Extended: precision time measurement.
+    pub const EXT_PTM: u16 = 0x001f;
+    /// Extended: physical layer 16 GT/s.
+    pub const EXT_PL_16GT: u16 = 0x0026;
+}
+
+/// Errors by their bit in the AER registers (PCIe §7.8.4).
+pub mod aer {
+    /// Uncorrectable: surprise down.
+    pub const SURPRISE_DOWN: u32 = 1 << 5;
+    /// Uncorrectable: completion timeout.
+    pub const COMPLETION_TIMEOUT: u32 = 1 << 14;
+    /// Uncorrectable: unsupported request.
+    pub const UNSUPPORTED_REQUEST: u32 = 1 << 20;
+    /// Correctable: a TLP came damaged.
+    pub const BAD_TLP: u32 = 1 << 6;
+    /// Correctable: advisory non-fatal error.
+    pub const ADVISORY_NON_FATAL: u32 = 1 << 13;
+    /// UNCOR_STATUS.
+    pub const UNCOR_STATUS: u32 = 0x04;
+    /// UNCOR_MASK.
+    pub const UNCOR_MASK: u32 = 0x08;
+    /// UNCOR_SEVERITY.
+    pub const UNCOR_SEVERITY: u32 = 0x0c;
+    /// COR_STATUS.
+    pub const COR_STATUS: u32 = 0x10;
+    /// COR_MASK.
+    pub const COR_MASK: u32 = 0x14;
+    /// AER_CAP, with the first error pointer.
+    pub const CAP: u32 = 0x18;
+    /// ROOT_COMMAND.
+    pub const ROOT_COMMAND: u32 = 0x2c;
+    /// ROOT_STATUS.
+    pub const ROOT_STATUS: u32 = 0x30;
+    /// ERROR_SOURCE.
+    pub const ERROR_SOURCE: u32 = 0x34;
 }
 
 /// Power management, from +2.
@@ -168,6 +214,32 @@ pub mod exp {
     pub const RTCTL: u32 = 0x1c;
     /// LNKCTL2.
     pub const LNKCTL2: u32 = 0x30;
+    /// DEVSTA.
+    pub const DEVSTA: u32 = 0x0a;
+    /// SLTSTA.
+    pub const SLTSTA: u32 = 0x1a;
+    /// RTSTA.
+    pub const RTSTA: u32 = 0x20;
+    /// LNKCAP2.
+    pub const LNKCAP2: u32 = 0x2c;
+    /// DEVCTL: reports correctable errors.
+    pub const DEVCTL_CERE: u16 = 1 << 0;
+    /// DEVCTL: reports non-fatal errors.
+    pub const DEVCTL_NFERE: u16 = 1 << 1;
+    /// DEVCTL: reports fatal errors.
+    pub const DEVCTL_FERE: u16 = 1 << 2;
+    /// DEVCTL: reports unsupported requests.
+    pub const DEVCTL_URRE: u16 = 1 << 3;
+    /// DEVSTA: correctable error detected.
+    pub const DEVSTA_CED: u16 = 1 << 0;
+    /// DEVSTA: non-fatal error detected.
+    pub const DEVSTA_NFED: u16 = 1 << 1;
+    /// DEVSTA: fatal error detected.
+    pub const DEVSTA_FED: u16 = 1 << 2;
+    /// DEVSTA: unsupported request detected.
+    pub const DEVSTA_URD: u16 = 1 << 3;
+    /// RTCTL: configuration request retry status is visible to software.
+    pub const RTCTL_RRS_SVE: u16 = 1 << 4;
     /// LNKCTL: link disable.
     pub const LNKCTL_LD: u16 = 1 << 4;
     /// LNKCTL: retrain link (reads 0).
@@ -238,6 +310,57 @@ pub const AER_ROOT: &[Reg] = &[
     Reg::rw("AER_ROOT_COMMAND", 0x2c, 0, 0x7, "PCIe §7.8.4.9"),
     Reg::ro("AER_ROOT_STATUS", 0x30, 0, "PCIe §7.8.4.10").w1c(0x7f).survives(Survives::STICKY),
     Reg::ro("AER_ERROR_SOURCE", 0x34, 0, "PCIe §7.8.4.11").survives(Survives::STICKY),
+];
+
+/// DPC control: trigger on fatal errors (1) or on fatal and non-fatal ones (2).
+pub const DPC_TRIGGER_ENABLE: u16 = 0x3;
+/// DPC control: interrupt enable.
+pub const DPC_INT_ENABLE: u16 = 1 << 3;
+/// DPC control: trigger by software; reads 0.
+pub const DPC_SW_TRIGGER: u16 = 1 << 6;
+/// DPC status: triggered, the link is held disabled.
+pub const DPC_TRIGGERED: u16 = 1 << 0;
+/// DPC status: interrupt.
+pub const DPC_INTERRUPT: u16 = 1 << 3;
+/// Offsets in the DPC capability.
+pub mod dpc {
+    /// DPC_CTL.
+    pub const CTL: u32 = 0x06;
+    /// DPC_STATUS.
+    pub const STATUS: u32 = 0x08;
+    /// DPC_SOURCE_ID.
+    pub const SOURCE_ID: u32 = 0x0a;
+}
+
+/// Downstream port containment, from +4; no root port extensions.
+pub const DPC: &[Reg] = &[
+    Reg::ro("DPC_CAP", 0x04, 0x0080, "PCIe §7.9.15.2; software trigger").width(B2),
+    Reg::rw("DPC_CTL", 0x06, 0, 0x009f, "PCIe §7.9.15.3").width(B2).effect("bit 6 triggers, and reads 0"),
+    Reg::ro("DPC_STATUS", 0x08, 0, "PCIe §7.9.15.4")
+        .width(B2)
+        .w1c(0x0009)
+        .survives(Survives::STICKY)
+        .effect("the link is held disabled while bit 0 is set"),
+    Reg::ro("DPC_SOURCE_ID", 0x0a, 0, "PCIe §7.9.15.5").width(B2).survives(Survives::STICKY),
+];
+
+/// Precision time measurement of a root port, from +4.
+pub const PTM: &[Reg] = &[
+    Reg::ro("PTM_CAP", 0x04, 0x0000_0406, "PCIe §7.9.16.2; responder, root; INFERRED granularity of 4 ns"),
+    Reg::rw("PTM_CTRL", 0x08, 0, 0x3, "PCIe §7.9.16.3"),
+];
+
+/// Physical layer 16 GT/s with one lane, from +4.
+pub const PL_16GT: &[Reg] = &[
+    Reg::ro("PL_16GT_CAP", 0x04, 0, "PCIe §7.7.5.2"),
+    Reg::ro("PL_16GT_CTRL", 0x08, 0, "PCIe §7.7.5.3"),
+    Reg::ro("PL_16GT_STATUS", 0x0c, 0, "PCIe §7.7.5.4").w1c(0x10).survives(Survives::STICKY),
+    Reg::ro("PL_16GT_PARITY", 0x10, 0, "PCIe §7.7.5.5").w1c(0x1).survives(Survives::STICKY),
+    Reg::ro("PL_16GT_RETIMER1_PARITY", 0x14, 0, "PCIe §7.7.5.6").w1c(0x1).survives(Survives::STICKY),
+    Reg::ro("PL_16GT_RETIMER2_PARITY", 0x18, 0, "PCIe §7.7.5.7").w1c(0x1).survives(Survives::STICKY),
+    Reg::ro("PL_16GT_LANE_EQ", 0x20, 0xff, "PCIe §7.7.5.8; spec §2.8: presets from the device tree")
+        .width(B1)
+        .ro_wr(0xff),
 ];
 
 /// Latency tolerance reporting, from +4.

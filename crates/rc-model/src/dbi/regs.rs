@@ -1,5 +1,6 @@
 //! Registers of the root port's configuration space that differ from a plain port's, and port logic. No behaviour.
 
+use block::regs::Survives;
 use block::Reg;
 use block::Width::B2;
 
@@ -28,9 +29,26 @@ pub const AER: u32 = 0x100;
 pub const SECPCI: u32 = 0x148;
 /// L1 PM substates extended capability.
 pub const L1SS: u32 = 0x168;
+/// Physical layer 16 GT/s extended capability. INFERRED, as are all offsets from here on.
+pub const PL_16GT: u32 = 0x178;
+/// Latency tolerance reporting extended capability.
+pub const LTR: u32 = 0x1a0;
+/// Downstream port containment extended capability. Not the first of the list, so that Linux 7.3 can unlink it (spec §2.8).
+pub const DPC: u32 = 0x1a8;
+/// Precision time measurement extended capability.
+pub const PTM: u32 = 0x1b8;
+/// RAS data path protection, error injection and statistics: a vendor-specific extended capability.
+pub const RAS_DES: u32 = 0x1c8;
+/// PTM responder's registers: a vendor-specific extended capability.
+pub const PTM_VSEC: u32 = 0x2c8;
 
-/// Extended capability ID of Secondary PCI Express.
-pub const EXT_SECPCI: u16 = 0x0019;
+/// Cores from this version on have [`LTR`], [`DPC`], [`PTM`] and the vendor-specific capabilities. INFERRED: RAS-DES came
+/// with the 5.x cores; the older ones of our SoCs do not even tell their version.
+pub const VERSION_5_00A: u32 = 0x3530_302a;
+/// Cores from this version on have [`PL_16GT`] (INFERRED).
+pub const VERSION_5_40A: u32 = 0x3534_302a;
+/// Ports of cores from this version on do 16 GT/s (INFERRED: sc8280xp and x1e80100 do).
+pub const VERSION_5_60A: u32 = 0x3536_302a;
 
 /// PCI Express capability, rows whose values are this port's own. Offsets in the capability.
 pub const EXP_OWN: &[Reg] = &[
@@ -38,12 +56,20 @@ pub const EXP_OWN: &[Reg] = &[
     Reg::ro(
         "EXP_LNKCAP",
         0x0c,
-        0x0071_2c13,
-        "spec §2.8; PCIe §7.5.3.6: 8 GT/s, x1, L0s and L1, DLLLARC, LBNC, ASPM optionality; INFERRED latencies",
+        0x0079_2c13,
+        "spec §2.8; PCIe §7.5.3.6: 8 GT/s (per SoC 16), x1, L0s and L1, DLLLARC, LBNC, ASPM optionality; INFERRED \
+         surprise down reporting, latencies",
     )
     .ro_wr(u32::MAX),
     Reg::ro("EXP_SLTCAP", 0x14, 0x0000_0061, "spec §2.8: ABP, HPS, HPC as synthesised (INFERRED)")
         .ro_wr(u32::MAX),
+];
+
+/// PCI Express capability of a 16 GT/s port: what differs from [`EXP_OWN`] and its neighbours.
+pub const EXP_16GT: &[Reg] = &[
+    Reg::ro("EXP_LNKCAP", 0x0c, 0x0079_2c14, "PCIe §7.5.3.6: 16 GT/s; the rest as at 8 GT/s").ro_wr(u32::MAX),
+    Reg::ro("EXP_LNKCAP2", 0x2c, 0x0000_001e, "PCIe §7.5.3.18; 2.5, 5, 8 and 16 GT/s").ro_wr(u32::MAX),
+    Reg::rw("EXP_LNKCTL2", 0x30, 0x0004, 0xffff, "PCIe §7.5.3.19").width(B2).survives(Survives::STICKY),
 ];
 
 /// Secondary PCI Express, from +4.
@@ -54,6 +80,27 @@ pub const SECPCI_ROWS: &[Reg] = &[
         .ro_wr(0x7f7f),
 ];
 
+const PTM_SRC: &str = "spec §2.8; Linux 7.3 pcie-designware.h PTM_*";
+
+/// PTM vendor-specific capability of a root complex (VSEC ID 4, revision 1), from +4.
+pub const PTM_VSEC_ROWS: &[Reg] = &[
+    Reg::ro("PTM_VSEC_HEADER", 0x04, 0x0401_0004, "spec §2.8: ID 4, revision 1; INFERRED length 0x40"),
+    Reg::rw("PTM_RES_REQ_CTRL", 0x08, 0, 0x1, PTM_SRC)
+        .effect("bit 0: context valid; 1 starts an update and reads 0"),
+    Reg::ro("PTM_LOCAL_LSB", PTM_LOCAL_LSB, 0, PTM_SRC).effect("the local clock, ns; it always runs"),
+    Reg::ro("PTM_LOCAL_MSB", PTM_LOCAL_MSB, 0, PTM_SRC).effect("the local clock, ns; it always runs"),
+    Reg::ro("PTM_T1_T2_LSB", 0x18, 0, PTM_SRC),
+    Reg::ro("PTM_T1_T2_MSB", 0x1c, 0, PTM_SRC),
+    Reg::ro("PTM_T3_T4_LSB", 0x28, 0, PTM_SRC),
+    Reg::ro("PTM_T3_T4_MSB", 0x2c, 0, PTM_SRC),
+    Reg::ro("PTM_MASTER_LSB", 0x38, 0, PTM_SRC),
+    Reg::ro("PTM_MASTER_MSB", 0x3c, 0, PTM_SRC),
+];
+/// Local clock, low half, in the PTM capability.
+pub const PTM_LOCAL_LSB: u32 = 0x10;
+/// Local clock, high half.
+pub const PTM_LOCAL_MSB: u32 = 0x14;
+
 /// Link control: lane mode, DLL enable.
 pub const PORT_LINK_CONTROL: u32 = 0x710;
 /// LTSSM state.
@@ -62,6 +109,12 @@ pub const DEBUG0: u32 = 0x728;
 pub const DEBUG1: u32 = 0x72c;
 /// Width, speed change.
 pub const LINK_WIDTH_SPEED_CONTROL: u32 = 0x80c;
+/// Selects the rate whose equalisation registers are visible.
+pub const GEN3_RELATED: u32 = 0x890;
+/// Equalisation control, one a rate.
+pub const GEN3_EQ_CONTROL: u32 = 0x8a8;
+/// Equalisation feedback, one a rate.
+pub const GEN3_EQ_FB_MODE_DIR_CHANGE: u32 = 0x8ac;
 /// DBI_RO_WR_EN.
 pub const MISC_CONTROL_1: u32 = 0x8bc;
 
@@ -78,6 +131,10 @@ pub const DEBUG1_LINK_UP: u32 = 1 << 4;
 pub const DEBUG1_IN_TRAINING: u32 = 1 << 29;
 /// LINK_WIDTH_SPEED_CONTROL: directed speed change.
 pub const SPEED_CHANGE: u32 = 1 << 17;
+/// GEN3_RELATED: where the rate selector begins, two bits.
+pub const RATE_SHADOW_SEL_SHIFT: u32 = 24;
+/// AMBA_ERROR_RESPONSE_DEFAULT: what a read that was answered with RRS returns, in bits 4:3.
+pub const AMBA_ERROR_RESPONSE: u32 = 0x8d0;
 /// MISC_CONTROL_1: read-only registers may be written.
 pub const DBI_RO_WR_EN: u32 = 1 << 0;
 
@@ -97,13 +154,16 @@ pub const PORT_LOGIC_REGS: &[Reg] = &[
         .effect("17 asks for a speed change and clears itself once the link has done it"),
     Reg::rw("AXI_MSTR_RESP_COMP_CTRL0", 0x818, 0, !0, SRC),
     Reg::rw("AXI_MSTR_RESP_COMP_CTRL1", 0x81c, 0, !0, SRC),
-    Reg::rw("GEN3_RELATED_OFF", 0x890, 0x1, !0, SRC),
-    Reg::rw("GEN3_EQ_CONTROL_OFF", 0x8a8, 0, !0, SRC),
-    Reg::rw("GEN3_EQ_FB_MODE_DIR_CHANGE_OFF", 0x8ac, 0, !0, SRC),
+    Reg::rw("GEN3_RELATED_OFF", GEN3_RELATED, 0x1, !0, SRC)
+        .effect("25:24 select the rate whose EQ_CONTROL and FB_MODE_DIR_CHANGE are visible"),
+    Reg::rw("GEN3_EQ_CONTROL_OFF", GEN3_EQ_CONTROL, 0, !0, SRC).effect("one register a rate"),
+    Reg::rw("GEN3_EQ_FB_MODE_DIR_CHANGE_OFF", GEN3_EQ_FB_MODE_DIR_CHANGE, 0, !0, SRC)
+        .effect("one register a rate"),
     Reg::rw("MISC_CONTROL_1_OFF", MISC_CONTROL_1, 0, !0, SRC)
         .effect("0 (DBI_RO_WR_EN) opens read-only registers"),
     Reg::rw("PORT_MULTI_LANE_CTRL", 0x8c0, 0, !0, SRC),
-    Reg::rw("AMBA_ERROR_RESPONSE_DEFAULT", 0x8d0, 0, !0, SRC),
+    Reg::rw("AMBA_ERROR_RESPONSE_DEFAULT", AMBA_ERROR_RESPONSE, 0, !0, SRC)
+        .effect("4:3 = 1: a read answered with RRS returns all ones, whatever RTCTL says"),
     Reg::ro(
         "PCIE_VERSION_NUMBER",
         VERSION_NUMBER,

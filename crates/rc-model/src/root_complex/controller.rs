@@ -135,7 +135,7 @@ impl Controller {
     }
 
     fn view(&self, now: SimTime) -> LinkView {
-        LinkView { ltssm: self.link.ltssm(now), up: self.link.up(), training: self.link.training() }
+        LinkView { now, ltssm: self.link.ltssm(now), up: self.link.up(), training: self.link.training() }
     }
 
     /// A read of Rockchip's client registers; `ep_intx` are the pins that the endpoint asserts.
@@ -194,7 +194,8 @@ impl Controller {
             }
             Window::Dbi if self.iatu.claims(off) => self.iatu.viewport_write(off, w, v),
             Window::Dbi => {
-                if self.dbi.write(off, w, v) {
+                let link = self.view(now);
+                if self.dbi.write(link, off, w, v) {
                     self.link.retrain(now);
                 }
             }
