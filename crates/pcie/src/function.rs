@@ -7,6 +7,7 @@ use block::Width;
 
 use crate::Bdf;
 use crate::Completion;
+use crate::ErrorMessage;
 
 /// The way up from a function: a port bound to the function's live requester ID.
 ///
@@ -17,6 +18,8 @@ pub trait Upstream<E> {
     fn mem_write(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, bme: bool, addr: u64, data: &[u8]) -> Completion;
     /// A memory read; on anything but `Success` the contents of `buf` are all ones.
     fn mem_read(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, bme: bool, addr: u64, buf: &mut [u8]) -> Completion;
+    /// An error message to the root. It needs no bus mastering.
+    fn error(&mut self, _cx: &mut Cx<'_, E>, _rid: Bdf, _error: ErrorMessage) {}
 }
 
 /// A completion with data.

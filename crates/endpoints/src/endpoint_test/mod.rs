@@ -17,11 +17,14 @@ use block::ResetKind;
 use block::SimTime;
 use block::Width;
 use pcie::config::regs as cfg;
+use pcie::config::regs::aer;
+use pcie::config::regs::exp;
 use pcie::config::Bar;
 use pcie::config::Ids;
 use pcie::Bdf;
 use pcie::Completion;
 use pcie::ConfigSpace;
+use pcie::ErrorMessage;
 use pcie::Function;
 use pcie::Message;
 use pcie::Msi;
@@ -52,6 +55,7 @@ pub const MAX_TRANSFER_BYTES: u32 = 4 << 20;
 
 const PBA_OFF: u32 = off::MSIX_TABLE + MSIX_VECTORS as u32 * 16;
 const EXP_AT: u32 = 0x70;
+const AER_AT: u32 = 0x100;
 const PM_AT: u32 = 0x40;
 const MSI_AT: u32 = 0x50;
 const MSIX_AT: u32 = 0xb0;
@@ -100,7 +104,7 @@ impl EndpointTest {
         config.add_pm(PM_AT, 0x0003);
         config.add_msi(MSI_AT);
         config.add_msix(MSIX_AT, MSIX_VECTORS, 0, off::MSIX_TABLE, PBA_OFF);
-        config.add_aer(0x100, false);
+        config.add_aer(AER_AT, false);
         EndpointTest {
             config,
             bar0: RegFile::new(BAR0_BYTES, regs::ROWS),
@@ -311,6 +315,35 @@ impl EndpointTest {
         up.mem_write(cx, self.bdf, self.config.bme(), addr, buf) == Completion::Success
     }
 
+    /// A memory request that no BAR claims: latch the error and report it where that is enabled (PCIe §6.2.3.2.4, §6.2.5).
+    fn unsupported<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, posted: bool) {
+        let word = |off| self.config.word(AER_AT + off);
+        let (uncor, uncor_mask) = (word(aer::UNCOR_STATUS), word(aer::UNCOR_MASK));
+        let fatal = word(aer::UNCOR_SEVERITY) & aer::UNSUPPORTED_REQUEST != 0;
+        let (cor, cor_mask) = (word(aer::COR_STATUS), word(aer::COR_MASK));
+        // The requester of a non-posted request learns of it by the completion; to the completer it is advisory.
+        let advisory = !posted && !fatal;
+        let (message, detected, enable) = match (fatal, advisory) {
+            (true, _) => (ErrorMessage::Fatal, exp::DEVSTA_FED, exp::DEVCTL_FERE),
+            (_, true) => (ErrorMessage::Correctable, exp::DEVSTA_CED, exp::DEVCTL_CERE),
+            _ => (ErrorMessage::NonFatal, exp::DEVSTA_NFED, exp::DEVCTL_NFERE),
+        };
+        let mut masked = uncor_mask & aer::UNSUPPORTED_REQUEST != 0;
+        self.config.set_word(AER_AT + aer::UNCOR_STATUS, uncor | aer::UNSUPPORTED_REQUEST);
+        if advisory {
+            masked |= cor_mask & aer::ADVISORY_NON_FATAL != 0;
+            self.config.set_word(AER_AT + aer::COR_STATUS, cor | aer::ADVISORY_NON_FATAL);
+        }
+        let seen = exp::DEVSTA_URD | detected;
+        self.config.update_half(EXP_AT + exp::DEVSTA, seen, seen);
+        let devctl = self.config.half(EXP_AT + exp::DEVCTL);
+        let serr = !advisory && self.config.command() & cfg::COMMAND_SERR != 0;
+        let reports = devctl & exp::DEVCTL_URRE != 0 && devctl & enable != 0;
+        if !masked && (reports || serr) {
+            up.error(cx, self.bdf, message);
+        }
+    }
+
     fn next_random(&mut self) -> u8 {
         // xorshift64
         self.random ^= self.random << 13;
@@ -348,11 +381,14 @@ impl<E> Function<E> for EndpointTest {
         self.send_unmasked(cx, up);
     }
 
-    fn mem_read(&mut self, _cx: &mut Cx<'_, E>, _up: &mut dyn Upstream<E>, addr: u64, w: Width) -> Outcome {
+    fn mem_read(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, addr: u64, w: Width) -> Outcome {
         match self.config.bar_hit(addr, w.bytes()).filter(|_| self.in_d0()) {
             Some((0, o)) => Outcome::ok(self.read_bar0(o, w)),
             Some((_, o)) => Outcome::ok(self.bar2.read(u64::from(o), w)),
-            None => Outcome::refused(Completion::UnsupportedRequest, w),
+            None => {
+                self.unsupported(cx, up, false);
+                Outcome::refused(Completion::UnsupportedRequest, w)
+            }
         }
     }
 
@@ -367,7 +403,10 @@ impl<E> Function<E> for EndpointTest {
         match self.config.bar_hit(addr, w.bytes()).filter(|_| self.in_d0()) {
             Some((0, o)) => self.write_bar0(cx, up, o, w, v),
             Some((_, o)) => self.bar2.write(u64::from(o), w, v, false),
-            None => return Completion::UnsupportedRequest,
+            None => {
+                self.unsupported(cx, up, true);
+                return Completion::UnsupportedRequest;
+            }
         }
         Completion::Success
     }

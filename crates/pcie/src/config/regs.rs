@@ -37,6 +37,8 @@ pub mod hdr {
     pub const BAR0: u32 = 0x10;
     /// Type 1: primary, secondary, subordinate bus.
     pub const PRIMARY_BUS: u32 = 0x18;
+    /// Type 1: SECONDARY_STATUS.
+    pub const SECONDARY_STATUS: u32 = 0x1e;
     /// Type 1: memory base and limit.
     pub const MEMORY_BASE: u32 = 0x20;
     /// Type 1: prefetchable base and limit.
@@ -212,6 +214,10 @@ pub mod exp {
     pub const SLTCTL: u32 = 0x18;
     /// RTCTL.
     pub const RTCTL: u32 = 0x1c;
+    /// DEVCTL2.
+    pub const DEVCTL2: u32 = 0x28;
+    /// DEVCTL2: completion timeout disabled.
+    pub const DEVCTL2_TIMEOUT_DISABLE: u16 = 1 << 4;
     /// LNKCTL2.
     pub const LNKCTL2: u32 = 0x30;
     /// DEVSTA.

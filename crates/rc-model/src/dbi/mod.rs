@@ -391,6 +391,20 @@ impl Dbi {
         }
     }
 
+    /// A request got no completion in time, if timeouts are not disabled.
+    pub fn completion_timeout(&mut self) {
+        self.count(Count::CompletionTimeout);
+        if self.config.half(regs::EXP + exp::DEVCTL2) & exp::DEVCTL2_TIMEOUT_DISABLE == 0 {
+            self.uncorrectable(aer::COMPLETION_TIMEOUT);
+        }
+    }
+
+    /// A completion said unsupported request: received master abort (PCIe §7.5.1.3.7).
+    pub fn received_unsupported(&mut self) {
+        self.count(Count::UnsupportedRequest);
+        self.config.update_half(hdr::SECONDARY_STATUS, 1 << 13, 1 << 13);
+    }
+
     /// A TLP arrived. Returns nothing: a bad one is sent again by its sender, and arrives.
     pub fn received_tlp(&mut self) {
         use ras_des::regs as ras;

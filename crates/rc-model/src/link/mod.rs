@@ -1,7 +1,7 @@
 //! Link training and status state machine, as far as the driver can see it.
 //!
-//! *Modelled*: detection, training to L0 in a few steps of simulated time, loss of the link, hot reset, link
-//! disable, retraining, PME_Turn_Off to L2.
+//! *Modelled*: detection, training to L0 in a few steps of simulated time, a partner that never leaves Polling, loss of the
+//! link, hot reset, link disable, retraining, PME_Turn_Off to L2.
 //! *Not modelled*: lanes, equalisation, speed negotiation in steps, L0s and L1.
 //! *Sources*: spec/dwc-qcom-registers.md §3; Linux pcie-designware.h enum dw_pcie_ltssm.
 
@@ -55,6 +55,8 @@ pub struct Conditions {
     pub enabled: bool,
     /// An endpoint is there and out of PERST#.
     pub partner: bool,
+    /// The endpoint has a receiver but never answers.
+    pub mute: bool,
     /// LNKCTL.LD.
     pub disabled: bool,
     /// BRIDGE_CONTROL.SBR.
@@ -65,6 +67,7 @@ pub struct Conditions {
 enum State {
     Idle,
     Detect { since: SimTime },
+    Polling,
     Training { step: usize, next: SimTime },
     Up,
     Recovery { until: SimTime },
@@ -106,6 +109,7 @@ impl Link {
             State::Idle => ltssm::DETECT_QUIET,
             // Computed from the time, not by deadlines: a port without a card would wake the host for ever.
             State::Detect { since } => (now.0.saturating_sub(since.0) / DETECT_NS % 2) as u8,
+            State::Polling => ltssm::POLL_ACTIVE,
             State::Training { step, .. } => TRAINING[step],
             State::Up | State::TurningOff { .. } => ltssm::L0,
             State::Recovery { .. } => ltssm::RECOVERY,
@@ -162,6 +166,22 @@ impl Link {
         }
     }
 
+    /// Whether only a condition keeps the link from training.
+    fn at_rest(&self) -> bool {
+        use State::*;
+        matches!(self.state, Idle | Detect { .. } | Polling | Disabled | HotReset)
+    }
+
+    /// The signal is lost while every condition holds. The link trains again when conditions are applied next.
+    #[must_use]
+    pub fn lose(&mut self) -> Option<Edge> {
+        if self.up() {
+            self.enter(State::Idle)
+        } else {
+            None
+        }
+    }
+
     /// Apply the conditions that hold at `now`.
     #[must_use]
     pub fn apply(&mut self, now: SimTime, c: Conditions) -> Option<Edge> {
@@ -176,8 +196,10 @@ impl Link {
             }
         } else if c.hot_reset {
             State::HotReset
-        } else if matches!(self.state, State::Idle | State::Detect { .. } | State::Disabled | State::HotReset)
-        {
+        } else if c.mute {
+            // INFERRED: it stays here; silicon goes back to Detect and comes again (spec §3: "stay 2 or 3").
+            State::Polling
+        } else if self.at_rest() {
             State::Training { step: 0, next: now.after_ns(self.step_ns()) }
         } else {
             return None;
@@ -226,7 +248,8 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
-    const GOOD: Conditions = Conditions { enabled: true, partner: true, disabled: false, hot_reset: false };
+    const GOOD: Conditions =
+        Conditions { enabled: true, partner: true, mute: false, disabled: false, hot_reset: false };
 
     fn trained() -> (Link, SimTime) {
         let mut l = Link::new(20 * MS);
@@ -287,6 +310,33 @@ mod tests {
             assert_eq!(l.apply(now, GOOD), None);
             assert_eq!(l.next_deadline(), Some(now.after_ns(4 * MS)));
         }
+    }
+
+    #[test]
+    fn a_mute_partner_keeps_it_in_polling_until_it_is_gone_or_answers() {
+        let mute = Conditions { mute: true, ..GOOD };
+        let mut l = Link::new(20 * MS);
+        assert_eq!(l.apply(SimTime(0), mute), None);
+        assert_eq!(
+            (l.ltssm(SimTime(500 * MS)), l.up(), l.training(), l.next_deadline()),
+            (2, false, false, None)
+        );
+        assert_eq!(l.apply(SimTime(MS), Conditions { partner: false, ..mute }), None);
+        assert_eq!(l.ltssm(SimTime(MS)), 0);
+        let _ = l.apply(SimTime(MS), mute);
+        let _ = l.apply(SimTime(2 * MS), GOOD);
+        assert_eq!(l.next_deadline(), Some(SimTime(6 * MS)), "it trains");
+        let (mut l, now) = trained();
+        assert_eq!(l.apply(now, mute), Some(Edge::Down));
+    }
+
+    #[test]
+    fn a_lost_link_is_down_at_once_and_trains_again() {
+        let (mut l, now) = trained();
+        assert_eq!(l.lose(), Some(Edge::Down));
+        assert_eq!((l.lose(), l.up(), l.ltssm(now)), (None, false, 0));
+        assert_eq!(l.apply(now, GOOD), None);
+        assert_eq!(l.next_deadline(), Some(now.after_ns(4 * MS)));
     }
 
     #[test]

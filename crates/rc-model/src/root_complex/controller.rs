@@ -10,6 +10,8 @@ use msi_ctrl::MsiCtrl;
 use super::observer::Kind;
 use super::observer::Observer;
 use super::Config;
+use super::Slot;
+use crate::dbi::ras_des::Count;
 use crate::dbi::Dbi;
 use crate::dbi::LinkView;
 use crate::dbi::Rate;
@@ -18,6 +20,7 @@ use crate::event::Effect;
 use crate::event::Event;
 use crate::gpio::Gpio;
 use crate::iatu::Iatu;
+use crate::link::ltssm;
 use crate::link::Conditions;
 use crate::link::Edge;
 use crate::link::Link;
@@ -49,6 +52,9 @@ pub(super) struct Controller {
     pub observer: Observer,
     soc: &'static Soc,
     card: Option<Rate>,
+    pub slot: Slot,
+    /// The running retrain is the link's own, not software's.
+    autonomous: bool,
     msi_gating: bool,
     its_translater: Option<u64>,
     /// Taken by the owner after each call.
@@ -60,6 +66,7 @@ pub(super) struct Controller {
 impl Controller {
     pub fn new(config: &Config) -> Controller {
         let card = config.endpoint.as_ref().map(|_| config.endpoint_rate);
+        let present = card.is_some() && config.slot != Slot::Absent;
         let mut c = Controller {
             gpio: Gpio::new(config.soc),
             resets: Resets::new(config.soc),
@@ -68,13 +75,15 @@ impl Controller {
             elbi: Elbi::default(),
             mhi: Mhi::default(),
             client: Client::default(),
-            dbi: Dbi::new(config.soc, card.is_some()),
+            dbi: Dbi::new(config.soc, present),
             iatu: Iatu::new(config.soc.unroll),
             msi: MsiCtrl::new(),
             link: Link::new(config.train_ns),
             observer: Observer::default(),
             soc: config.soc,
             card,
+            slot: config.slot,
+            autonomous: false,
             msi_gating: config.msi_gating,
             its_translater: config.its_translater,
             effects: Vec::new(),
@@ -221,6 +230,11 @@ impl Controller {
         }
     }
 
+    /// Whether something is in the slot.
+    pub fn card_present(&self) -> bool {
+        self.card.is_some() && self.slot != Slot::Absent
+    }
+
     /// What the link sees of the rest of the machine (spec §3).
     fn conditions(&self) -> Conditions {
         Conditions {
@@ -228,7 +242,8 @@ impl Controller {
                 && self.held().is_none()
                 && self.phy_up()
                 && self.training_enabled(),
-            partner: self.card.is_some() && !self.gpio.perst(),
+            partner: self.card_present() && !self.gpio.perst(),
+            mute: self.slot == Slot::Mute,
             disabled: self.dbi.link_disabled(),
             hot_reset: self.dbi.secondary_bus_reset(),
         }
@@ -240,6 +255,26 @@ impl Controller {
     pub fn settle(&mut self, cx: &mut Cx<'_, Event>) -> bool {
         let edge = self.link.apply(cx.now, self.conditions());
         self.follow(cx, edge)
+    }
+
+    /// The link loses its signal. Returns whether it was up.
+    #[must_use]
+    pub fn lose_link(&mut self, cx: &mut Cx<'_, Event>) -> bool {
+        let edge = self.link.lose();
+        if edge.is_some() {
+            self.dbi.surprise_down();
+        }
+        self.follow(cx, edge)
+    }
+
+    /// The endpoint's side can do `rate` from now on. A link that is up goes there by itself.
+    pub fn change_rate(&mut self, cx: &mut Cx<'_, Event>, rate: Rate) {
+        self.card = self.card.map(|_| rate);
+        if self.link.ltssm(cx.now) == ltssm::L0 {
+            self.autonomous = true;
+            self.link.retrain(cx.now);
+            let _ = self.follow(cx, None);
+        }
     }
 
     /// Take the link's steps that are due. Returns whether the link went down.
@@ -261,10 +296,14 @@ impl Controller {
         }
         if state != self.reported_ltssm {
             self.reported_ltssm = state;
+            if state == ltssm::RECOVERY {
+                self.dbi.count(Count::L0ToRecovery);
+            }
             self.observer.emit(cx, Kind::Edge, || Event::Ltssm { state });
         }
         match edge {
             Some(Edge::Up) => {
+                self.autonomous = false;
                 self.parf.link_up();
                 self.client.link_up();
             }
@@ -272,9 +311,13 @@ impl Controller {
                 self.parf.link_down();
                 self.client.link_down();
             }
+            Some(Edge::Retrained) if std::mem::take(&mut self.autonomous) => self.dbi.rate_changed(),
             Some(Edge::Retrained) => self.dbi.retrained(),
             // INFERRED: an orderly L2 entry is no link-down event.
-            Some(Edge::L2) => self.mhi.entered_l2(),
+            Some(Edge::L2) => {
+                self.mhi.entered_l2();
+                self.dbi.count(Count::L2Entry);
+            }
             None => {}
         }
         edge == Some(Edge::Down)
@@ -287,7 +330,8 @@ impl Controller {
         self.elbi.reset(kind);
         self.mhi.reset(kind);
         self.client.reset(kind);
-        self.dbi.reset(kind, self.card.is_some());
+        let present = self.card_present();
+        self.dbi.reset(kind, present);
         self.iatu.reset(kind);
         self.msi.reset(kind);
     }

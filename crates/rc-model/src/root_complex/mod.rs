@@ -12,7 +12,10 @@
 mod controller;
 mod observer;
 mod sampling;
+mod slot;
 mod upstream;
+
+pub use slot::Slot;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +28,7 @@ use pcie::Bdf;
 use pcie::Completion;
 use pcie::Function;
 
+use crate::dbi::ras_des::Count;
 use crate::dbi::Rate;
 use crate::event::Effect;
 use crate::event::Event;
@@ -42,6 +46,10 @@ pub struct Config {
     pub soc: &'static Soc,
     /// The function behind the port, if the slot is occupied.
     pub endpoint: Option<Box<dyn Function<Event>>>,
+    /// What is in the slot at power-on; without an endpoint it is empty whatever this says.
+    pub slot: Slot,
+    /// How many configuration requests the endpoint answers with RRS after each reset.
+    pub rrs_count: u32,
     /// What the endpoint's side of the link can do.
     pub endpoint_rate: Rate,
     /// From the last condition of link training to L0.
@@ -60,6 +68,8 @@ impl Config {
         Config {
             soc,
             endpoint,
+            slot: Slot::Present,
+            rrs_count: 0,
             endpoint_rate: Rate { speed: 3, width: 1 },
             train_ns: 20_000_000,
             strict: false,
@@ -73,6 +83,11 @@ impl Config {
 pub struct RootComplex {
     port: Controller,
     endpoint: Option<Box<dyn Function<Event>>>,
+    rrs_count: u32,
+    /// Configuration requests that the endpoint will still answer with RRS.
+    rrs_left: u32,
+    /// Requests that will still get no completion.
+    lost_completions: u32,
     strict: bool,
     aborted: bool,
 }
@@ -93,7 +108,15 @@ impl RootComplex {
     /// After power-on.
     pub fn new(config: Config) -> RootComplex {
         let port = Controller::new(&config);
-        RootComplex { port, endpoint: config.endpoint, strict: config.strict, aborted: false }
+        RootComplex {
+            port,
+            endpoint: config.endpoint,
+            rrs_count: config.rrs_count,
+            rrs_left: config.rrs_count,
+            lost_completions: 0,
+            strict: config.strict,
+            aborted: false,
+        }
     }
 
     /// What the last call wants done outside, in order.
@@ -110,10 +133,15 @@ impl RootComplex {
             return w.ones();
         }
         match win {
-            Window::Config | Window::Mem => self.read_downstream(cx, win, off, w).unwrap_or_else(|why| {
-                self.port.unrouted(cx, win, off, false, why);
-                w.ones()
-            }),
+            Window::Config | Window::Mem => {
+                let got = self.read_downstream(cx, win, off, w);
+                // What came back may have been an error that DPC contains.
+                self.settle(cx);
+                got.unwrap_or_else(|why| {
+                    self.port.unrouted(cx, win, off, false, why);
+                    w.ones()
+                })
+            }
             Window::Apb => self.port.read_client(cx.now, self.endpoint_intx(), off, w),
             _ => self.port.read(cx.now, win, off, w),
         }
@@ -129,7 +157,9 @@ impl RootComplex {
         }
         match win {
             Window::Config | Window::Mem => {
-                if let Err(why) = self.write_downstream(cx, win, off, w, v) {
+                let put = self.write_downstream(cx, win, off, w, v);
+                self.settle(cx);
+                if let Err(why) = put {
                     self.port.unrouted(cx, win, off, true, why);
                 }
             }
@@ -209,6 +239,7 @@ impl RootComplex {
         if let Some(ep) = self.endpoint.as_mut() {
             if ep.next_deadline().is_some_and(|d| d <= cx.now) {
                 ep.tick(cx, &mut self.port);
+                self.settle(cx);
             }
         }
     }
@@ -229,6 +260,7 @@ impl RootComplex {
     }
 
     fn reset_endpoint(&mut self, cx: &mut Cx<'_, Event>, kind: ResetKind) {
+        self.rrs_left = self.rrs_count;
         if let Some(ep) = self.endpoint.as_mut() {
             ep.reset(cx, kind);
         }
@@ -327,18 +359,52 @@ impl RootComplex {
         w: Width,
     ) -> Result<u64, Unrouted> {
         let to = self.route(win, off, w)?;
+        self.port.dbi.count(if matches!(to, Outbound::Mem(_)) {
+            Count::TxMemoryRead
+        } else {
+            Count::TxConfigRead
+        });
+        if let (Outbound::Cfg { reg, .. }, true) = (to, self.retries(to)) {
+            return Ok(self.port.dbi.rrs_data(reg, w));
+        }
+        self.complete()?;
         let ep = self.endpoint.as_mut().ok_or("no-function")?;
-        match to {
+        let data = match to {
             // A configuration request carries one dword.
             Outbound::Cfg { reg, .. } if w == Width::B8 => {
-                Ok(ep.config_read(cx, reg, Width::B4) | ep.config_read(cx, reg + 4, Width::B4) << 32)
+                ep.config_read(cx, reg, Width::B4) | ep.config_read(cx, reg + 4, Width::B4) << 32
             }
-            Outbound::Cfg { reg, .. } => Ok(ep.config_read(cx, reg, w)),
+            Outbound::Cfg { reg, .. } => ep.config_read(cx, reg, w),
             Outbound::Mem(addr) => match ep.mem_read(cx, &mut self.port, addr, w) {
-                o if o.status == Completion::Success => Ok(o.data),
-                _ => Err("no-function"),
+                o if o.status == Completion::Success => o.data,
+                _ => return Err(self.unsupported()),
             },
+        };
+        self.port.dbi.received_tlp();
+        Ok(data)
+    }
+
+    /// Whether the endpoint answers this request with RRS (PCIe §2.3.1): it may, after a reset, to configuration requests.
+    fn retries(&mut self, to: Outbound) -> bool {
+        let retries = matches!(to, Outbound::Cfg { .. }) && self.rrs_left > 0;
+        self.rrs_left -= u32::from(retries);
+        retries
+    }
+
+    /// Whether a request that wants a completion gets one.
+    fn complete(&mut self) -> Result<(), Unrouted> {
+        if self.lost_completions == 0 {
+            return Ok(());
         }
+        self.lost_completions -= 1;
+        self.port.dbi.completion_timeout();
+        Err("timeout")
+    }
+
+    /// The endpoint answered with unsupported request.
+    fn unsupported(&mut self) -> Unrouted {
+        self.port.dbi.received_unsupported();
+        "no-function"
     }
 
     fn write_downstream(
@@ -350,6 +416,15 @@ impl RootComplex {
         v: u64,
     ) -> Result<(), Unrouted> {
         let to = self.route(win, off, w)?;
+        if matches!(to, Outbound::Mem(_)) {
+            self.port.dbi.count(Count::TxMemoryWrite);
+        } else {
+            self.port.dbi.count(Count::TxConfigWrite);
+            if self.retries(to) {
+                return Ok(());
+            }
+            self.complete()?;
+        }
         let ep = self.endpoint.as_mut().ok_or("no-function")?;
         let up = &mut self.port;
         match to {

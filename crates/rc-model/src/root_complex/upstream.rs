@@ -7,10 +7,12 @@ use block::Cx;
 use msi_ctrl::Match;
 use pcie::Bdf;
 use pcie::Completion;
+use pcie::ErrorMessage;
 use pcie::Upstream;
 
 use super::controller::Controller;
 use super::observer::Kind;
+use crate::dbi::ras_des::Count;
 use crate::event::Effect;
 use crate::event::Event;
 
@@ -42,6 +44,14 @@ impl Controller {
             gate: gate.to_owned(),
         });
         status
+    }
+
+    /// A request arrives over the link, if there is one and the function may send it.
+    fn receive(&mut self, what: Count, bme: bool) {
+        if bme && self.link.up() {
+            self.dbi.count(what);
+            self.dbi.received_tlp();
+        }
     }
 
     /// The gates that every request passes before its address counts.
@@ -132,6 +142,7 @@ impl Upstream<Event> for Controller {
         data: &[u8],
     ) -> Completion {
         let request = Request { rid, addr, write: true };
+        self.receive(Count::RxMemoryWrite, bme);
         if let Err((gate, status)) = self.admit(bme) {
             return self.refuse(cx, request, gate, status);
         }
@@ -150,6 +161,7 @@ impl Upstream<Event> for Controller {
         buf: &mut [u8],
     ) -> Completion {
         let request = Request { rid, addr, write: false };
+        self.receive(Count::RxMemoryRead, bme);
         let status = match self.admit(bme) {
             Ok(()) => self.access_memory(cx, request, buf.len(), |cx, from| cx.mem.read(from, buf)),
             Err((gate, status)) => self.refuse(cx, request, gate, status),
@@ -158,5 +170,11 @@ impl Upstream<Event> for Controller {
             buf.fill(0xff);
         }
         status
+    }
+
+    fn error(&mut self, _cx: &mut Cx<'_, Event>, rid: Bdf, error: ErrorMessage) {
+        if self.link.up() {
+            self.dbi.error_message(rid, error);
+        }
     }
 }
