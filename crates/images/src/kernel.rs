@@ -18,10 +18,12 @@ use std::process::Stdio;
 use crate::cache;
 use crate::cache::Cache;
 use crate::profile;
+use crate::profile::Profile;
 use crate::recipe;
 use crate::series;
 use crate::series::Series;
 use crate::source;
+use crate::source::Source;
 use crate::Error;
 use crate::Progress;
 
@@ -57,9 +59,8 @@ impl Built {
 }
 
 /// What a build is made of.
-struct Plan {
+pub(crate) struct Plan {
     series: Series,
-    tarball: PathBuf,
     config: String,
     drivers: Vec<Driver>,
     modules: Vec<String>,
@@ -97,15 +98,36 @@ fn steps(drivers: &[Driver]) -> Vec<BTreeMap<&str, &Driver>> {
     steps
 }
 
-fn plan(cache: &Cache, tree: &Path, series: Series) -> Result<Plan, Error> {
-    let source = source::need(cache, series)?;
+impl Plan {
+    /// A build of a developer's tree: one driver, as `profile` has it.
+    pub(crate) fn of_tree(tree: &Path, series: Series, profile: &Profile) -> Result<Plan, Error> {
+        let recipe = profile.driver.clone();
+        let module = recipe::read(tree, &recipe)?.module;
+        Ok(Plan {
+            series,
+            config: config(tree, series)?,
+            drivers: vec![Driver { recipe, module }],
+            modules: profile.modules.clone(),
+            key: String::new(),
+        })
+    }
+}
+
+fn config(tree: &Path, series: Series) -> Result<String, Error> {
     let file = tree.join("guest-images/kernel/base.config");
     let text =
         std::fs::read_to_string(&file).map_err(|e| Error::io(format!("read {}", file.display()), e))?;
-    let config = series::lines_for(&text, series).map_err(|why| Error::Data { file, why })?;
+    series::lines_for(&text, series).map_err(|why| Error::Data { file, why })
+}
+
+fn plan(tree: &Path, source: &Source, series: Series) -> Result<Plan, Error> {
+    let config = config(tree, series)?;
     let (mut recipes, mut modules) = (Vec::new(), Vec::new());
     for name in profile::names(tree)? {
         let p = profile::read(tree, &name)?;
+        if p.tree_only {
+            continue;
+        }
         recipes.push(p.driver);
         modules.extend(p.modules);
     }
@@ -127,7 +149,7 @@ fn plan(cache: &Cache, tree: &Path, series: Series) -> Result<Plan, Error> {
         Ok(Driver { recipe, module })
     });
     let drivers = drivers.collect::<Result<_, Error>>()?;
-    Ok(Plan { series, tarball: source.tarball, config, drivers, modules, key })
+    Ok(Plan { series, config, drivers, modules, key })
 }
 
 /// Prefix of the arm64 compiler.
@@ -152,14 +174,12 @@ fn entry(key: &str) -> String {
 
 /// The build of `series` if it is in the cache.
 pub fn find(cache: &Cache, tree: &Path, series: Series) -> Result<Option<Built>, Error> {
-    if source::find(cache, series).is_none() {
-        return Ok(None);
-    }
-    let key = plan(cache, tree, series)?.key;
+    let Some(source) = source::find(cache, series) else { return Ok(None) };
+    let key = plan(tree, &source, series)?.key;
     cache.entry(&entry(&key)).map(|dir| open(dir, key)).transpose()
 }
 
-fn open(dir: PathBuf, key: String) -> Result<Built, Error> {
+pub(crate) fn open(dir: PathBuf, key: String) -> Result<Built, Error> {
     let file = dir.join("release");
     let release =
         std::fs::read_to_string(&file).map_err(|e| Error::io(format!("read {}", file.display()), e))?;
@@ -168,7 +188,8 @@ fn open(dir: PathBuf, key: String) -> Result<Built, Error> {
 
 /// Build `series`, or take it from the cache.
 pub fn build(cache: &Cache, tree: &Path, series: Series, progress: Progress<'_>) -> Result<Built, Error> {
-    let plan = plan(cache, tree, series)?;
+    let source = source::need(cache, series)?;
+    let plan = plan(tree, &source, series)?;
     if let Some(dir) = cache.entry(&entry(&plan.key)) {
         return open(dir, plan.key);
     }
@@ -179,15 +200,24 @@ pub fn build(cache: &Cache, tree: &Path, series: Series, progress: Progress<'_>)
     check_space(cache.dir())?;
     let scratch = cache.scratch("kernel")?;
     let out = scratch.join("out");
-    let job = Job { tree, plan: &plan, scratch: &scratch, log: cache.dir().join("kernel-build.log") };
+    let job = Job {
+        tree,
+        plan: &plan,
+        scratch: &scratch,
+        pristine: &scratch,
+        log: cache.dir().join("kernel-build.log"),
+        lenient: false,
+    };
     File::create(&job.log).map_err(|e| Error::io(format!("write {}", job.log.display()), e))?;
-    job.build(&out, progress)?;
+    job.unpack(&source.tarball, progress)?;
+    let originals = job.originals(&BTreeSet::new())?;
+    job.make_into(&out, &originals, progress)?;
     let dir = cache.publish(&out, &entry(&plan.key))?;
     std::fs::remove_dir_all(&scratch).map_err(|e| Error::io(format!("remove {}", scratch.display()), e))?;
     open(dir, plan.key)
 }
 
-fn check_space(dir: &Path) -> Result<(), Error> {
+pub(crate) fn check_space(dir: &Path) -> Result<(), Error> {
     let s =
         rustix::fs::statvfs(dir).map_err(|e| Error::io(format!("look at {}", dir.display()), e.into()))?;
     let have_mib = (s.f_bavail.saturating_mul(s.f_frsize)) >> 20;
@@ -197,29 +227,44 @@ fn check_space(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-struct Job<'a> {
-    tree: &'a Path,
-    plan: &'a Plan,
-    scratch: &'a Path,
-    log: PathBuf,
+pub(crate) struct Job<'a> {
+    /// Our own source tree.
+    pub tree: &'a Path,
+    pub plan: &'a Plan,
+    /// Where the kernel is built.
+    pub scratch: &'a Path,
+    /// Where its files are as they were before recipes edited them.
+    pub pristine: &'a Path,
+    /// What the tools say.
+    pub log: PathBuf,
+    /// Whether the kernel may lack options that we ask for: a developer's own may.
+    pub lenient: bool,
 }
 
 impl Job<'_> {
-    fn build(&self, out: &Path, progress: Progress<'_>) -> Result<(), Error> {
-        progress(&format!("unpacking {}", self.plan.tarball.display()));
+    fn unpack(&self, tarball: &Path, progress: Progress<'_>) -> Result<(), Error> {
+        progress(&format!("unpacking {}", tarball.display()));
         let mut tar = Command::new("tar");
-        tar.arg("xf").arg(&self.plan.tarball).arg("-C").arg(self.scratch).arg("--strip-components=1");
-        self.run("tar", &mut tar, &mut |_| {})?;
+        tar.arg("xf").arg(tarball).arg("-C").arg(self.scratch).arg("--strip-components=1");
+        self.run("tar", &mut tar, &mut |_| {})
+    }
+
+    /// Build everything of the plan into `out`. `originals`: see [`Job::originals`].
+    pub fn make_into(
+        &self,
+        out: &Path,
+        originals: &BTreeMap<String, String>,
+        progress: Progress<'_>,
+    ) -> Result<(), Error> {
         for dir in ["drivers", "modules"] {
             let d = out.join(dir);
             std::fs::create_dir_all(&d).map_err(|e| Error::io(format!("create {}", d.display()), e))?;
         }
-        let originals = self.originals()?;
         let mut done = BTreeSet::new();
         for (i, step) in steps(&self.plan.drivers).into_iter().enumerate() {
-            self.apply(&step, &originals)?;
+            self.apply(&step, originals)?;
             if i == 0 {
-                self.configure()?;
+                self.configure(progress)?;
                 progress("building the kernel: 5 to 10 minutes on 2 cores, once");
                 self.make_all(progress)?;
             }
@@ -253,13 +298,15 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Pristine text of every file that a recipe of this build edits.
-    fn originals(&self) -> Result<BTreeMap<String, String>, Error> {
+    /// Pristine text of every file that a recipe of this build edits, and of those `edited` by an earlier one.
+    pub fn originals(&self, edited: &BTreeSet<String>) -> Result<BTreeMap<String, String>, Error> {
         let read = |file: &str| {
-            let path = self.scratch.join(file);
+            let path = self.pristine.join(file);
             std::fs::read_to_string(&path).map_err(|e| Error::io(format!("read {}", path.display()), e))
         };
-        let mut originals = BTreeMap::new();
+        let still_there = edited.iter().filter(|f| self.pristine.join(f).is_file());
+        let mut originals: BTreeMap<_, _> =
+            still_there.map(|f| Ok((f.clone(), read(f)?))).collect::<Result<_, Error>>()?;
         for driver in &self.plan.drivers {
             for file in recipe::apply(self.tree, &driver.recipe, self.plan.series, &read)?.into_keys() {
                 let text = read(&file)?;
@@ -292,7 +339,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn configure(&self) -> Result<(), Error> {
+    fn configure(&self, progress: Progress<'_>) -> Result<(), Error> {
         let fragment = self.scratch.join("rcvm.config");
         std::fs::write(&fragment, &self.plan.config)
             .map_err(|e| Error::io(format!("write {}", fragment.display()), e))?;
@@ -305,6 +352,10 @@ impl Job<'_> {
             return Ok(());
         }
         let why = format!("this kernel does not take {}", missing.join(", "));
+        if self.lenient {
+            progress(&why);
+            return Ok(());
+        }
         Err(Error::Data { file: self.tree.join("guest-images/kernel/base.config"), why })
     }
 
@@ -337,6 +388,12 @@ impl Job<'_> {
     /// Strip a module of its debug sections (BTF stays) into `dir`.
     fn take_module(&self, module: &str, dir: &Path) -> Result<(), Error> {
         let from = self.scratch.join(module);
+        if !from.is_file() {
+            return Err(Error::Missing {
+                what: format!("{module} in the built kernel"),
+                remedy: "its driver has to be a module: a Kconfig option of type tristate".into(),
+            });
+        }
         let name = from.file_name().unwrap_or_default();
         let mut strip = Command::new(format!("{}strip", cross_compile()));
         strip.arg("--strip-debug").arg("-o").arg(dir.join(name)).arg(&from);

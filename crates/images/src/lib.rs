@@ -11,6 +11,7 @@ pub mod cross;
 pub mod doctor;
 mod error;
 pub mod kernel;
+pub mod kernel_tree;
 pub mod profile;
 pub mod recipe;
 pub mod series;
@@ -58,9 +59,12 @@ pub fn source_tree() -> Result<PathBuf, Error> {
     })
 }
 
-/// Names of all profiles.
+/// Names of all profiles that are built from a packaged series.
 pub fn profiles() -> Result<Vec<String>, Error> {
-    profile::names(&source_tree()?)
+    let tree = source_tree()?;
+    let mut names = profile::names(&tree)?;
+    names.retain(|n| profile::read(&tree, n).is_ok_and(|p| !p.tree_only));
+    Ok(names)
 }
 
 /// Profiles about the driver module `module`, e.g. `pcie-qcom`; the one that is taken if none is named comes first.
@@ -99,16 +103,40 @@ pub fn series(name: &str, refresh: bool, progress: Progress<'_>) -> Result<Serie
 pub fn build(profile: &str, series: Series, progress: Progress<'_>) -> Result<Image, Error> {
     let tree = source_tree()?;
     let p = profile::read(&tree, profile)?;
+    if p.tree_only {
+        return Err(Error::Missing {
+            what: format!("a kernel tree for profile {profile}"),
+            remedy: "give one with --kernel-tree DIR, or another --profile".into(),
+        });
+    }
     let cache = cache::Cache::locate()?;
     let built = kernel::build(&cache, &tree, series, progress)?;
     let bins = cross::build(&cache, &tree, progress)?;
     finish(&tree, &cache, profile, &p, &built, &bins)
 }
 
+/// Build what `profile` needs from the kernel tree in `dir`.
+pub fn build_tree(profile: &str, dir: &Path, progress: Progress<'_>) -> Result<Image, Error> {
+    let tree = source_tree()?;
+    let p = profile::read(&tree, profile)?;
+    let cache = cache::Cache::locate()?;
+    let built = kernel_tree::build(&cache, &tree, dir, &p, progress)?;
+    let bins = cross::build(&cache, &tree, progress)?;
+    finish(&tree, &cache, profile, &p, &built, &bins)
+}
+
+/// The series of the kernel tree in `dir`.
+pub fn tree_series(dir: &Path) -> Result<Series, Error> {
+    kernel_tree::series(dir)
+}
+
 /// The image of `profile` of `series` if its kernel is built and its programs are too.
 pub fn find(profile: &str, series: Series) -> Result<Option<Image>, Error> {
     let tree = source_tree()?;
     let p = profile::read(&tree, profile)?;
+    if p.tree_only {
+        return Ok(None);
+    }
     let cache = cache::Cache::locate()?;
     let (Some(built), Some(bins)) = (kernel::find(&cache, &tree, series)?, cross::find(&cache, &tree)) else {
         return Ok(None);

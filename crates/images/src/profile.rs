@@ -14,6 +14,9 @@ pub struct Profile {
     pub driver: String,
     /// Other modules of the kernel tree in the image.
     pub modules: Vec<String>,
+    /// Whether it is for a developer's kernel tree only (`--kernel-tree`).
+    #[serde(default)]
+    pub tree_only: bool,
     /// Whether it is what is taken for its driver if no profile is named.
     #[serde(default)]
     pub default: bool,

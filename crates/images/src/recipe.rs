@@ -23,7 +23,7 @@ pub struct Recipe {
     /// Recipe that is applied before this one.
     pub base: Option<String>,
     /// Edits, in order.
-    #[serde(rename = "edit")]
+    #[serde(rename = "edit", default)]
     pub edits: Vec<Edit>,
 }
 

@@ -58,6 +58,9 @@ pub enum ImageCommand {
         /// Kernel series: two numbers (6.1, 6.12, …), or newest; sources that are not installed are fetched
         #[arg(long, default_value = "6.12", value_name = "SERIES")]
         series: String,
+        /// Your own kernel tree instead of a packaged series; it is copied, never written to
+        #[arg(long, value_name = "DIR", conflicts_with = "series")]
+        kernel_tree: Option<PathBuf>,
     },
     /// List profiles and what is built
     List,
@@ -144,6 +147,10 @@ pub struct GuestArgs {
     /// Your own arm64 kernel Image or Image.gz instead of the profile's
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,
+    /// Your own kernel tree: it is built as the image of --profile is (in a copy: the tree is not written to). Profile `own`
+    /// takes its pcie-qcom as it is
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kernel", "modules", "initramfs"])]
+    pub kernel_tree: Option<PathBuf>,
     /// Directory with your own driver (pcie-qcom.ko, or that of --soc) and pci_endpoint_test.ko (found below it), built for
     /// --kernel
     #[arg(long, value_name = "DIR")]

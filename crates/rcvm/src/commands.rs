@@ -65,7 +65,10 @@ struct Guest {
 fn guest(args: &GuestArgs) -> Result<Guest> {
     let soc = soc(&args.soc)?;
     let progress: images::Progress<'_> = &mut |line| eprintln!("{line}");
-    let series = images::series(&args.series, false, progress)?;
+    let series = match &args.kernel_tree {
+        Some(dir) => images::tree_series(dir)?,
+        None => images::series(&args.series, false, progress)?,
+    };
     if args.kernel.is_none() && series < images::Series::new(soc.since.0, soc.since.1) {
         bail!(
             "Linux {series} does not know {}: give --series {}.{} or newer, or another --soc",
@@ -76,6 +79,9 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
     }
     let board = board(args, soc, series);
     let mut profile = profile(args, soc)?;
+    if let Some(dir) = &args.kernel_tree {
+        return tree_guest(profile, dir, soc, board, progress);
+    }
     let image = images::build(&profile, series, progress)?;
     let kernel = match &args.kernel {
         Some(k) => {
@@ -121,6 +127,19 @@ fn profile(args: &GuestArgs, soc: &rc_model::Soc) -> Result<String> {
         );
     }
     Ok(asked.clone())
+}
+
+/// A guest of a developer's kernel tree. The outer machine boots with the default image: it must not be what is under test.
+fn tree_guest(
+    profile: String,
+    dir: &Path,
+    soc: &'static rc_model::Soc,
+    board: Board,
+    progress: images::Progress<'_>,
+) -> Result<Guest> {
+    let image = images::build("modular", images::series::DEFAULT, progress)?;
+    let built = images::build_tree(&profile, dir, progress)?;
+    Ok(Guest { kernel: built.kernel, initramfs: built.initramfs, image, soc, board, profile, _dir: None })
 }
 
 /// First series whose driver recovers a lost link through `global`, and finds PHY and PERST# at the root port (spec §1.3, §6.a).

@@ -7,9 +7,12 @@ use crate::cli::ImageCommand;
 /// Build or list images.
 pub fn run(command: ImageCommand) -> Result<u8> {
     match command {
-        ImageCommand::Build { profile, series } => {
+        ImageCommand::Build { profile, series, kernel_tree } => {
             let progress: images::Progress<'_> = &mut |line| eprintln!("{line}");
-            let image = images::build(&profile, images::series(&series, true, progress)?, progress)?;
+            let image = match kernel_tree {
+                Some(dir) => images::build_tree(&profile, &dir, progress)?,
+                None => images::build(&profile, images::series(&series, true, progress)?, progress)?,
+            };
             println!("profile   {}", image.profile);
             println!("release   {}", image.release);
             println!("kernel    {}", image.kernel.display());
