@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Name of the virtio-console port: `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "rcvm.agent";
 /// Version of this protocol; both sides must agree.
-pub const PROTO_VERSION: u32 = 2;
+pub const PROTO_VERSION: u32 = 3;
 /// Longest line either side accepts, bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
@@ -69,15 +69,19 @@ pub enum Op {
         /// Name as in /proc/modules.
         module: String,
     },
-    /// Write `device` to `bind` of a platform driver.
+    /// Write `device` to `bind` of a driver.
     Bind {
+        /// Bus of the driver: `platform` or `pci`.
+        bus: String,
         /// Driver name, e.g. `qcom-pcie`.
         driver: String,
         /// Device name, e.g. `1c00000.pcie`.
         device: String,
     },
-    /// Write `device` to `unbind` of a platform driver.
+    /// Write `device` to `unbind` of a driver.
     Unbind {
+        /// Bus of the driver.
+        bus: String,
         /// Driver name.
         driver: String,
         /// Device name.

@@ -111,6 +111,8 @@ pub enum Msi {
 pub enum During {
     /// The guest suspends to idle, and a clock wakes it
     Suspend,
+    /// The same while the endpoint has no driver, so that Linux 7 turns the link off
+    SuspendL2,
     /// The endpoint is reset through sysfs
     Reset,
     /// The root port retrains the link

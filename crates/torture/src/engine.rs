@@ -38,6 +38,8 @@ const ENDPOINT_DRIVER: &str = "pci-endpoint-test";
 /// The endpoint-test function (spec §5.2).
 const ENDPOINT_ID: (u16, u16) = (0x104c, 0xb500);
 
+/// Bus of the drivers under test.
+const PLATFORM: &str = "platform";
 /// The root port.
 const ROOT_PORT: &str = "0000:00:00.0";
 /// LNKCTL: link disable, retrain link (PCIe §7.5.3.7).
@@ -233,7 +235,9 @@ impl Engine<'_> {
         let t = &self.plan.target;
         match load {
             Load::Insmod => Op::Insmod { module: t.module.clone(), params: String::new() },
-            Load::Bind => Op::Bind { driver: t.driver.clone(), device: t.device.clone() },
+            Load::Bind => {
+                Op::Bind { bus: PLATFORM.into(), driver: t.driver.clone(), device: t.device.clone() }
+            }
         }
     }
 
@@ -241,13 +245,17 @@ impl Engine<'_> {
         let t = &self.plan.target;
         match teardown {
             Teardown::Rmmod => Op::Rmmod { module: t.module_name() },
-            Teardown::Unbind => Op::Unbind { driver: t.driver.clone(), device: t.device.clone() },
+            Teardown::Unbind => {
+                Op::Unbind { bus: PLATFORM.into(), driver: t.driver.clone(), device: t.device.clone() }
+            }
         }
     }
 
     /// Let `d` happen, and wait until the link is quiet again: a driver may recover by itself what a reset did to the link.
     fn disturb(&mut self, d: Disturbance, endpoint: &str) -> Option<()> {
-        self.call(disturb_op(d, endpoint))?;
+        for op in disturb_ops(d, endpoint) {
+            self.call(op)?;
+        }
         if !self.machine.settle(QUIET, SETTLE) {
             self.find(Finding::new(
                 Class::Hang,
@@ -395,14 +403,20 @@ impl Engine<'_> {
     }
 }
 
-fn disturb_op(d: Disturbance, endpoint: &str) -> Op {
+fn disturb_ops(d: Disturbance, endpoint: &str) -> Vec<Op> {
+    let suspend = Op::Suspend { seconds: SUSPEND_S };
+    let port = |bits, hold_ms| Op::LinkControl { address: ROOT_PORT.into(), bits, hold_ms };
+    let (bus, driver, device) = (String::from("pci"), String::from(ENDPOINT_DRIVER), String::from(endpoint));
     match d {
-        Disturbance::Suspend => Op::Suspend { seconds: SUSPEND_S },
-        Disturbance::Reset => Op::ResetFunction { address: endpoint.into() },
-        Disturbance::Retrain => Op::LinkControl { address: ROOT_PORT.into(), bits: LNKCTL_RL, hold_ms: 0 },
-        Disturbance::LinkDisable => {
-            Op::LinkControl { address: ROOT_PORT.into(), bits: LNKCTL_LD, hold_ms: LINK_DISABLE_MS }
-        }
+        Disturbance::Suspend => vec![suspend],
+        Disturbance::SuspendL2 => vec![
+            Op::Unbind { bus: bus.clone(), driver: driver.clone(), device: device.clone() },
+            suspend,
+            Op::Bind { bus, driver, device },
+        ],
+        Disturbance::Reset => vec![Op::ResetFunction { address: device }],
+        Disturbance::Retrain => vec![port(LNKCTL_RL, 0)],
+        Disturbance::LinkDisable => vec![port(LNKCTL_LD, LINK_DISABLE_MS)],
     }
 }
 

@@ -95,6 +95,8 @@ impl Plan {
 pub enum Disturbance {
     /// The guest suspends to idle and the clock wakes it.
     Suspend,
+    /// The same while the endpoint has no driver: a kernel that can then turns the link off (L2) and the controller too.
+    SuspendL2,
     /// The endpoint's `reset` attribute: a secondary bus reset, or what the kernel has instead.
     Reset,
     /// LNKCTL.RL of the root port.
@@ -108,6 +110,7 @@ impl Disturbance {
     pub const fn name(self) -> &'static str {
         match self {
             Disturbance::Suspend => "suspend",
+            Disturbance::SuspendL2 => "suspend-l2",
             Disturbance::Reset => "reset",
             Disturbance::Retrain => "retrain",
             Disturbance::LinkDisable => "link-disable",

@@ -59,8 +59,8 @@ pub fn perform(root: &Root, op: &Op) -> Result<Value, OpError> {
     match op {
         Op::Insmod { module, params } => modules::insmod(root, module, params),
         Op::Rmmod { module } => modules::rmmod(module),
-        Op::Bind { driver, device } => modules::write_driver(root, driver, "bind", device),
-        Op::Unbind { driver, device } => modules::write_driver(root, driver, "unbind", device),
+        Op::Bind { bus, driver, device } => modules::write_driver(root, bus, driver, "bind", device),
+        Op::Unbind { bus, driver, device } => modules::write_driver(root, bus, driver, "unbind", device),
         Op::WaitEndpoint { vendor, device, driver, timeout_ms } => {
             endpoint::wait(root, (*vendor, *device), driver, *timeout_ms)
         }

@@ -39,9 +39,15 @@ pub fn rmmod(module: &str) -> Result<Value, OpError> {
     Ok(Value::Done)
 }
 
-/// Write `device` to an attribute of a platform driver.
-pub fn write_driver(root: &Root, driver: &str, attribute: &str, device: &str) -> Result<Value, OpError> {
-    let path = root.path(&format!("sys/bus/platform/drivers/{driver}/{attribute}"));
+/// Write `device` to an attribute of a driver of `bus`.
+pub fn write_driver(
+    root: &Root,
+    bus: &str,
+    driver: &str,
+    attribute: &str,
+    device: &str,
+) -> Result<Value, OpError> {
+    let path = root.path(&format!("sys/bus/{bus}/drivers/{driver}/{attribute}"));
     // Not created if absent: a driver that hides its attributes (suppress_bind_attrs) must be told from a success.
     std::fs::OpenOptions::new()
         .write(true)
@@ -69,9 +75,12 @@ mod tests {
         let driver = dir.path().join("sys/bus/platform/drivers/qcom-pcie");
         std::fs::create_dir_all(&driver).unwrap();
         let root = Root(dir.path().into());
-        assert_eq!(write_driver(&root, "qcom-pcie", "bind", "x").unwrap_err().errno, libc::ENOENT);
+        assert_eq!(
+            write_driver(&root, "platform", "qcom-pcie", "bind", "x").unwrap_err().errno,
+            libc::ENOENT
+        );
         std::fs::write(driver.join("bind"), "").unwrap();
-        write_driver(&root, "qcom-pcie", "bind", "1c00000.pcie").unwrap();
+        write_driver(&root, "platform", "qcom-pcie", "bind", "1c00000.pcie").unwrap();
         assert_eq!(std::fs::read_to_string(driver.join("bind")).unwrap(), "1c00000.pcie");
     }
 }

@@ -100,6 +100,7 @@ fn plan(args: &TortureArgs, soc: &rc_model::Soc) -> Plan {
 const fn disturbance(d: During) -> Disturbance {
     match d {
         During::Suspend => Disturbance::Suspend,
+        During::SuspendL2 => Disturbance::SuspendL2,
         During::Reset => Disturbance::Reset,
         During::Retrain => Disturbance::Retrain,
         During::LinkDisable => Disturbance::LinkDisable,
