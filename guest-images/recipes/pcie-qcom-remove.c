@@ -130,7 +130,45 @@ static void qcom_pcie_remove_bus(struct dw_pcie_rp *pp)
 {
 	rcvm_dwc_host_deinit(pp);
 }
+
+static bool qcom_pcie_fw_teardown(struct platform_device *pdev)
+{
+	return false;
+}
 #else
+/*
+ * A bridge that firmware runs (sa8255p): its power, link and windows are firmware's, the bus and iMSI-RX are ours. Without this
+ * the bus would live on, and the window would be unmapped before the MSI handlers are gone: both are devm, in that order.
+ */
+static bool qcom_pcie_fw_teardown(struct platform_device *pdev)
+{
+	const struct qcom_pcie_cfg *cfg = of_device_get_match_data(&pdev->dev);
+	struct pci_host_bridge *bridge = platform_get_drvdata(pdev);
+	struct device *dev = &pdev->dev;
+	struct pci_config_window *ecam;
+	struct dw_pcie_rp *pp;
+
+	if (!cfg->firmware_managed)
+		return false;
+
+	ecam = bridge->sysdata;
+	pp = ecam->priv;
+
+	pci_lock_rescan_remove();
+	pci_stop_root_bus(bridge->bus);
+	pci_remove_root_bus(bridge->bus);
+	pci_unlock_rescan_remove();
+
+	rcvm_dwc_disarm(to_dw_pcie_from_pp(pp));
+	devm_release_action(dev, qcom_pci_free_msi, pp);
+	rcvm_dwc_dispose_gic_intx(dev->of_node);
+	rcvm_dwc_dispose_msi_lines(pp);
+
+	pm_runtime_put_sync(dev);
+	pm_runtime_disable(dev);
+	return true;
+}
+
 static void qcom_pcie_exit_phys(struct qcom_pcie *pcie)
 {
 	struct qcom_pcie_port *port;
@@ -149,9 +187,13 @@ static void qcom_pcie_remove_bus(struct dw_pcie_rp *pp)
 static void qcom_pcie_teardown(struct platform_device *pdev)
 {
 	struct qcom_pcie *pcie = platform_get_drvdata(pdev);
-	struct dw_pcie_rp *pp = &pcie->pci->pp;
 	struct device *dev = &pdev->dev;
+	struct dw_pcie_rp *pp;
 
+	if (qcom_pcie_fw_teardown(pdev))
+		return;
+
+	pp = &pcie->pci->pp;
 	qcom_pcie_silence(pdev, pcie);
 	qcom_pcie_remove_bus(pp);
 
