@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Name of the virtio-console port: `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "rcvm.agent";
 /// Version of this protocol; both sides must agree.
-pub const PROTO_VERSION: u32 = 3;
+pub const PROTO_VERSION: u32 = 4;
 /// Longest line either side accepts, bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
@@ -94,6 +94,15 @@ pub enum Op {
         /// Device ID.
         device: u16,
         /// PCI driver name, e.g. `pci-endpoint-test`.
+        driver: String,
+        /// Give up after this many milliseconds of guest time.
+        timeout_ms: u64,
+    },
+    /// Wait until the PCI device at `address` exists and is bound to `driver`.
+    WaitDevice {
+        /// e.g. `0000:00:00.0`.
+        address: String,
+        /// PCI driver name, e.g. `pcieport`.
         driver: String,
         /// Give up after this many milliseconds of guest time.
         timeout_ms: u64,

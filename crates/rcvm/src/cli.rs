@@ -97,6 +97,17 @@ pub enum Choice {
     No,
 }
 
+/// What is in the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SlotArg {
+    /// The endpoint
+    Endpoint,
+    /// Nothing
+    Empty,
+    /// A card that never answers: the link stays in Polling
+    Mute,
+}
+
 /// What takes MSIs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Msi {
@@ -119,6 +130,10 @@ pub enum During {
     Retrain,
     /// The root port disables the link for 10 ms
     LinkDisable,
+    /// The link is lost by itself and trains again
+    LinkLoss,
+    /// The card is pulled, and comes back for the next cycle
+    SurpriseRemoval,
 }
 
 /// Which guest.
@@ -146,6 +161,12 @@ pub struct GuestArgs {
     /// Whether PHY and PERST# hang on the root port's node: auto is yes for newer SoCs from Linux 7.0
     #[arg(long, value_enum, default_value_t = Choice::Auto, value_name = "CHOICE")]
     pub phy_at_port: Choice,
+    /// What is in the slot
+    #[arg(long, value_enum, default_value_t = SlotArg::Endpoint)]
+    pub slot: SlotArg,
+    /// Configuration requests that the endpoint answers with "retry" (RRS) after each reset
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub rrs: u32,
     /// Your own arm64 kernel Image or Image.gz instead of the profile's
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,

@@ -20,6 +20,7 @@ use crate::cli::Command;
 use crate::cli::Gating;
 use crate::cli::GuestArgs;
 use crate::cli::Msi;
+use crate::cli::SlotArg;
 use crate::job::Board;
 
 /// Run `command`; the result is the exit code.
@@ -163,6 +164,12 @@ fn board(args: &GuestArgs, soc: &rc_model::Soc, series: images::Series) -> Board
             Choice::Auto => series >= RECOVERS && soc.phy_at_port,
             choice => choice == Choice::Yes && soc.wrapper.kind == Kind::Qcom,
         },
+        slot: match args.slot {
+            SlotArg::Endpoint => rc_model::Slot::Present,
+            SlotArg::Empty => rc_model::Slot::Absent,
+            SlotArg::Mute => rc_model::Slot::Mute,
+        },
+        rrs: args.rrs,
     }
 }
 

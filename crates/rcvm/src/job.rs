@@ -42,6 +42,10 @@ pub struct Board {
     pub msi_gating: bool,
     /// Whether PHY and PERST# hang on the root port's node instead of the controller's.
     pub phy_at_port: bool,
+    /// What is in the slot.
+    pub slot: rc_model::Slot,
+    /// Configuration requests that the endpoint answers with RRS after each reset.
+    pub rrs: u32,
 }
 
 /// What to do with the guest.

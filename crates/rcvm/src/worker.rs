@@ -68,6 +68,8 @@ mod guest {
     use rc_model::Event;
     use rc_model::Sample;
     use rc_model::SamplePoint;
+    use rc_model::Slot;
+    use torture::plan::Fault;
     use torture::CallError;
     use torture::Machine;
     use torture::Plan;
@@ -111,6 +113,8 @@ mod guest {
         let mut rc = rc_model::Config::new(soc, Some(Box::new(endpoint)));
         rc.strict = board.strict_gating;
         rc.msi_gating = board.msi_gating;
+        rc.slot = board.slot;
+        rc.rrs_count = board.rrs;
         rc.its_translater = board.its.then_some(vmm::layout::ITS_TRANSLATER);
         Ok(VmSpec {
             kernel: job.kernel.clone(),
@@ -380,6 +384,14 @@ mod guest {
                 self.event(e);
             }
             self.events.drain(..).collect()
+        }
+
+        fn fault(&mut self, fault: Fault) {
+            self.vm.act(|rc, cx| match fault {
+                Fault::LoseLink => rc.surprise_down(cx),
+                Fault::Pull => rc.set_slot(cx, Slot::Absent),
+                Fault::Insert => rc.set_slot(cx, Slot::Present),
+            });
         }
 
         fn settle(&mut self, quiet: Duration, limit: Duration) -> bool {

@@ -28,6 +28,7 @@ use crate::machine::CallError;
 use crate::machine::Machine;
 use crate::plan::CyclePlan;
 use crate::plan::Disturbance;
+use crate::plan::Fault as SlotFault;
 use crate::plan::Load;
 use crate::plan::Plan;
 use crate::plan::Teardown;
@@ -40,8 +41,9 @@ const ENDPOINT_ID: (u16, u16) = (0x104c, 0xb500);
 
 /// Bus of the drivers under test.
 const PLATFORM: &str = "platform";
-/// The root port.
+/// The root port, and its driver.
 const ROOT_PORT: &str = "0000:00:00.0";
+const PORT_DRIVER: &str = "pcieport";
 /// LNKCTL: link disable, retrain link (PCIe §7.5.3.7).
 const LNKCTL_LD: u16 = 1 << 4;
 const LNKCTL_RL: u16 = 1 << 5;
@@ -194,15 +196,18 @@ impl Engine<'_> {
 
     fn run_cycle(&mut self, c: CyclePlan, books: &mut Books) -> Option<()> {
         let (created, released) = (books.ledger.created, books.ledger.released);
-        self.phase(c.load.name(), |e| e.call(e.load_op(c.load)))?;
-        let endpoint = self.phase("enumerate", |e| e.endpoint())?;
-        let mut raised = self.exercise(c.held, &mut books.ledger)?;
-        for d in self.plan.disturbances.iter().copied() {
-            self.phase(d.name(), |e| e.disturb(d, &endpoint))?;
-            if d.spares_endpoint() {
-                raised += self.raise(c.held, 1, &mut books.ledger)?;
-            }
+        if c.number > 1 && self.plan.disturbances.contains(&Disturbance::SurpriseRemoval) {
+            self.machine.fault(SlotFault::Insert);
         }
+        self.phase(c.load.name(), |e| e.call(e.load_op(c.load)))?;
+        let raised = if self.plan.endpoint {
+            self.use_endpoint(c, &mut books.ledger)?
+        } else {
+            self.phase("enumerate", |e| e.call(e.wait_port()))?;
+            let snapshot = self.snapshot(true)?;
+            books.ledger.observe(&snapshot);
+            0
+        };
         // What the device side saw while the driver was bound is judged too, but apart from its teardown.
         let (live, fresh) = split_samples(self.machine.take_events());
         self.report(check::device::check_events(&live));
@@ -231,6 +236,27 @@ impl Engine<'_> {
         Some(())
     }
 
+    /// Find the endpoint, raise its interrupts, and disturb it; how many interrupts were raised.
+    fn use_endpoint(&mut self, c: CyclePlan, ledger: &mut Ledger) -> Option<u64> {
+        let endpoint = self.phase("enumerate", |e| e.endpoint())?;
+        let mut raised = self.exercise(c.held, ledger)?;
+        for d in self.plan.disturbances.iter().copied() {
+            self.phase(d.name(), |e| e.disturb(d, &endpoint))?;
+            if d.spares_endpoint() {
+                raised += self.raise(c.held, 1, ledger)?;
+            }
+        }
+        Some(raised)
+    }
+
+    fn wait_port(&self) -> Op {
+        Op::WaitDevice {
+            address: ROOT_PORT.into(),
+            driver: PORT_DRIVER.into(),
+            timeout_ms: self.plan.enumerate_timeout_ms,
+        }
+    }
+
     fn load_op(&self, load: Load) -> Op {
         let t = &self.plan.target;
         match load {
@@ -253,6 +279,11 @@ impl Engine<'_> {
 
     /// Let `d` happen, and wait until the link is quiet again: a driver may recover by itself what a reset did to the link.
     fn disturb(&mut self, d: Disturbance, endpoint: &str) -> Option<()> {
+        match d {
+            Disturbance::LinkLoss => self.machine.fault(SlotFault::LoseLink),
+            Disturbance::SurpriseRemoval => self.machine.fault(SlotFault::Pull),
+            _ => {}
+        }
         for op in disturb_ops(d, endpoint) {
             self.call(op)?;
         }
@@ -417,6 +448,7 @@ fn disturb_ops(d: Disturbance, endpoint: &str) -> Vec<Op> {
         Disturbance::Reset => vec![Op::ResetFunction { address: device }],
         Disturbance::Retrain => vec![port(LNKCTL_RL, 0)],
         Disturbance::LinkDisable => vec![port(LNKCTL_LD, LINK_DISABLE_MS)],
+        Disturbance::LinkLoss | Disturbance::SurpriseRemoval => Vec::new(),
     }
 }
 

@@ -37,6 +37,8 @@ struct Fake {
     loads: u32,
     clock_ms: u64,
     asked_for_tasks: bool,
+    /// Faults, and how many operations came before each.
+    faults: Vec<(usize, SlotFault)>,
 }
 
 fn fake(fault: Fault) -> Fake {
@@ -48,6 +50,7 @@ fn fake(fault: Fault) -> Fake {
         loads: 0,
         clock_ms: 0,
         asked_for_tasks: false,
+        faults: Vec::new(),
     }
 }
 
@@ -132,7 +135,7 @@ impl Machine for Fake {
                 self.teardown();
                 Ok(Value::Done)
             }
-            Op::Suspend { .. } | Op::LinkControl { .. } => Ok(Value::Done),
+            Op::Suspend { .. } | Op::LinkControl { .. } | Op::WaitDevice { .. } => Ok(Value::Done),
             op => panic!("the engine does not use {op:?}"),
         }
     }
@@ -151,6 +154,10 @@ impl Machine for Fake {
 
     fn now_ms(&mut self) -> u64 {
         self.clock_ms
+    }
+
+    fn fault(&mut self, fault: SlotFault) {
+        self.faults.push((self.ops.len(), fault));
     }
 
     fn settle(&mut self, _: Duration, _: Duration) -> bool {
@@ -296,4 +303,23 @@ fn disturbances_come_between_use_and_teardown_and_the_endpoint_has_to_work_after
         matches!(m.ops[disable + 1], Op::Rmmod { .. }),
         "the endpoint lost its configuration: no more use"
     );
+}
+
+#[test]
+fn a_pulled_card_is_put_back_before_the_next_cycle() {
+    let mut m = fake(Fault::None);
+    let plan = Plan { cycles: 2, disturbances: vec![Disturbance::SurpriseRemoval], ..Plan::default() };
+    run(&mut m, &plan, hello(), 1, &mut |_| {});
+    let got: Vec<_> = m.faults.iter().map(|&(n, f)| (f, m.ops.get(n).cloned())).collect();
+    let [(pull, torn), (insert, load), _] = got.as_slice() else { panic!("{got:?}") };
+    assert_eq!((*pull, *insert), (SlotFault::Pull, SlotFault::Insert));
+    assert!(matches!(torn, Some(Op::Rmmod { .. })) && matches!(load, Some(Op::Insmod { .. })), "{got:?}");
+}
+
+#[test]
+fn without_an_endpoint_the_driver_is_loaded_and_torn_down_and_nothing_is_raised() {
+    let mut m = fake(Fault::None);
+    run(&mut m, &Plan { cycles: 1, endpoint: false, ..Plan::default() }, hello(), 1, &mut |_| {});
+    assert!(m.ops.iter().any(|o| matches!(o, Op::WaitDevice { .. })));
+    assert!(!m.ops.iter().any(|o| matches!(o, Op::WaitEndpoint { .. } | Op::ExerciseIrqs { .. })));
 }

@@ -10,6 +10,8 @@ use rc_model::Event;
 use rc_model::Sample;
 use rc_model::SamplePoint;
 
+use crate::plan::Fault;
+
 /// Why a call to the agent gave no value.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CallError {
@@ -46,6 +48,8 @@ pub trait Machine {
     fn spi_state(&mut self) -> Vec<SpiState>;
     /// What the model observed since the last call, oldest first.
     fn take_events(&mut self) -> Vec<Event>;
+    /// Let this happen to the slot now.
+    fn fault(&mut self, fault: Fault);
     /// Wait until nothing has happened to the link for `quiet`; `false`: not within `limit`.
     fn settle(&mut self, quiet: Duration, limit: Duration) -> bool;
     /// Have the guest's kernel list its blocked tasks on the console.

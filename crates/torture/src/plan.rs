@@ -17,6 +17,8 @@ pub struct Plan {
     pub msi_vectors: u32,
     /// MSI-X vectors to raise per cycle, 1–32.
     pub msix_vectors: u32,
+    /// Whether an endpoint is there to be found and used.
+    pub endpoint: bool,
     /// What happens to the link in each cycle, between use and teardown, in this order.
     pub disturbances: Vec<Disturbance>,
     /// Hardware vectors that iMSI-RX has for all functions together.
@@ -61,6 +63,7 @@ impl Default for Plan {
             seed: 1,
             msi_vectors: 32,
             msix_vectors: 32,
+            endpoint: true,
             disturbances: Vec::new(),
             hwirqs: 256,
             boot_timeout_ms: 60_000,
@@ -103,6 +106,21 @@ pub enum Disturbance {
     Retrain,
     /// LNKCTL.LD of the root port for 10 ms: the endpoint comes back unconfigured.
     LinkDisable,
+    /// The link is lost by itself, and trains again.
+    LinkLoss,
+    /// The card is pulled, and stays away until the next cycle.
+    SurpriseRemoval,
+}
+
+/// Something that the world does to the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The link is lost; the card stays.
+    LoseLink,
+    /// The card is pulled.
+    Pull,
+    /// The card is put back.
+    Insert,
 }
 
 impl Disturbance {
@@ -114,12 +132,14 @@ impl Disturbance {
             Disturbance::Reset => "reset",
             Disturbance::Retrain => "retrain",
             Disturbance::LinkDisable => "link-disable",
+            Disturbance::LinkLoss => "link-loss",
+            Disturbance::SurpriseRemoval => "surprise-removal",
         }
     }
 
     /// Whether the endpoint has to work afterwards as before: the kernel restores it, or it never lost anything.
     pub const fn spares_endpoint(self) -> bool {
-        !matches!(self, Disturbance::LinkDisable)
+        matches!(self, Self::Suspend | Self::SuspendL2 | Self::Reset | Self::Retrain)
     }
 }
 

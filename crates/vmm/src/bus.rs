@@ -147,6 +147,11 @@ impl RcBus {
         }
     }
 
+    /// Let the world act on the root complex, as between two accesses.
+    pub fn act(&self, f: impl FnOnce(&mut RootComplex, &mut Cx<'_, Event>)) {
+        self.with_model(f);
+    }
+
     /// Device-side state now.
     pub fn sample(&self, point: SamplePoint) -> Sample {
         lock(&self.model).rc.sample((self.clock)(), point)

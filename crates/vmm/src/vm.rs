@@ -240,6 +240,11 @@ impl Vm {
         self.shared.bus.sample(point)
     }
 
+    /// Let the world act on the root complex, as between two accesses.
+    pub fn act(&self, f: impl FnOnce(&mut rc_model::RootComplex, &mut block::Cx<'_, rc_model::Event>)) {
+        self.shared.bus.act(f);
+    }
+
     /// The interposer, for stalls.
     pub fn interposer(&self) -> &Arc<Interposer> {
         &self.shared.bus.interposer

@@ -56,6 +56,25 @@ pub fn wait(root: &Root, id: (u16, u16), driver: &str, timeout_ms: u64) -> Resul
     }
 }
 
+/// Wait until the device at `address` is bound to `driver`.
+pub fn wait_device(root: &Root, address: &str, driver: &str, timeout_ms: u64) -> Result<Value, OpError> {
+    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+    loop {
+        let all = devices(root);
+        if all.iter().any(|d| d.0 == address && d.2 == driver) {
+            return Ok(Value::Done);
+        }
+        if Instant::now() > deadline {
+            return Err(OpError {
+                what: format!("wait for PCI device {address} bound to {driver}"),
+                errno: libc::ETIMEDOUT,
+                why: format!("after {timeout_ms} ms there are: {all:?}"),
+            });
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
 /// Address, `vendor:device` and driver of every PCI device, in order.
 fn devices(root: &Root) -> Vec<(String, String, String)> {
     let dir = root.path("sys/bus/pci/devices");

@@ -64,6 +64,9 @@ pub fn perform(root: &Root, op: &Op) -> Result<Value, OpError> {
         Op::WaitEndpoint { vendor, device, driver, timeout_ms } => {
             endpoint::wait(root, (*vendor, *device), driver, *timeout_ms)
         }
+        Op::WaitDevice { address, driver, timeout_ms } => {
+            endpoint::wait_device(root, address, driver, *timeout_ms)
+        }
         Op::ExerciseIrqs { kind, vectors, shun } => endpoint::exercise(root, *kind, *vectors, shun),
         Op::SnapshotIrqs { details } => {
             Ok(Value::Irqs(irqs::snapshot(root, &irqs::Look { details: *details, shun: &[] })))

@@ -28,6 +28,7 @@ use crate::artifacts::Artifacts;
 use crate::cli::During;
 use crate::cli::Gating;
 use crate::cli::Msi;
+use crate::cli::SlotArg;
 use crate::cli::TortureArgs;
 use crate::front;
 use crate::front::Got;
@@ -89,6 +90,7 @@ fn plan(args: &TortureArgs, soc: &rc_model::Soc) -> Plan {
         seed: args.seed,
         msi_vectors: args.msi_vectors,
         msix_vectors: args.msix_vectors,
+        endpoint: args.guest.slot == SlotArg::Endpoint,
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
         hwirqs: if args.guest.msi == Msi::Its { ITS_EVENTS } else { soc.msi_vectors() },
         boot_timeout_ms: args.guest.boot_timeout * 1000,
@@ -104,6 +106,8 @@ const fn disturbance(d: During) -> Disturbance {
         During::Reset => Disturbance::Reset,
         During::Retrain => Disturbance::Retrain,
         During::LinkDisable => Disturbance::LinkDisable,
+        During::LinkLoss => Disturbance::LinkLoss,
+        During::SurpriseRemoval => Disturbance::SurpriseRemoval,
     }
 }
 
