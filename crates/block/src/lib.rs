@@ -12,6 +12,7 @@
 
 pub mod regs;
 
+pub use regs::Field;
 pub use regs::Reg;
 pub use regs::RegFile;
 

@@ -32,6 +32,55 @@ impl Survives {
     }
 }
 
+/// A named part of a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Name as the kernel headers or the databook spell it, without the register's.
+    pub name: &'static str,
+    /// Highest bit.
+    pub high: u8,
+    /// Lowest bit.
+    pub low: u8,
+    /// Names of its values, where they have some.
+    pub values: &'static [(u32, &'static str)],
+}
+
+impl Field {
+    /// One bit.
+    pub const fn bit(name: &'static str, bit: u8) -> Field {
+        Field::bits(name, bit, bit)
+    }
+
+    /// Bits `high` down to `low`.
+    pub const fn bits(name: &'static str, high: u8, low: u8) -> Field {
+        Field { name, high, low, values: &[] }
+    }
+
+    /// The same field, its values named.
+    #[must_use]
+    pub const fn values(mut self, values: &'static [(u32, &'static str)]) -> Field {
+        self.values = values;
+        self
+    }
+
+    /// Its bits in the register.
+    pub const fn mask(self) -> u32 {
+        (u32::MAX >> (31 - self.high)) & (u32::MAX << self.low)
+    }
+
+    /// What it says in `value`; nothing if it is zero and zero has no name.
+    pub fn show(self, value: u32) -> Option<String> {
+        let v = (value & self.mask()) >> self.low;
+        let named = self.values.iter().find(|n| n.0 == v).map(|n| n.1);
+        match (named, v) {
+            (Some(n), _) => Some(format!("{}={n}", self.name)),
+            (None, 0) => None,
+            (None, _) if self.high == self.low => Some(self.name.to_owned()),
+            (None, v) => Some(format!("{}={v:#x}", self.name)),
+        }
+    }
+}
+
 /// One register: one fact with its source. Registers are at most 32 bits wide and naturally aligned.
 #[derive(Clone, Copy, Debug)]
 pub struct Reg {
@@ -55,6 +104,8 @@ pub struct Reg {
     pub side_effect: &'static str,
     /// Where the fact comes from (spec section; kernel file and version).
     pub src: &'static str,
+    /// Its named parts; bits outside them have no name.
+    pub fields: &'static [Field],
 }
 
 impl Reg {
@@ -71,6 +122,7 @@ impl Reg {
             survives: Survives::NONE,
             side_effect: "",
             src,
+            fields: &[],
         }
     }
 
@@ -107,6 +159,25 @@ impl Reg {
     pub const fn survives(mut self, s: Survives) -> Reg {
         self.survives = s;
         self
+    }
+
+    /// The same register with named parts.
+    #[must_use]
+    pub const fn fields(mut self, fields: &'static [Field]) -> Reg {
+        self.fields = fields;
+        self
+    }
+
+    /// The parts that say something in `value`, by falling bit.
+    pub fn show(&self, value: u32) -> String {
+        self.show_in(value, u32::MAX)
+    }
+
+    /// The same, of the parts that lie in `reached` as a whole.
+    pub fn show_in(&self, value: u32, reached: u32) -> String {
+        let mut fields: Vec<&Field> = self.fields.iter().filter(|f| f.mask() & !reached == 0).collect();
+        fields.sort_by_key(|f| std::cmp::Reverse(f.high));
+        fields.iter().filter_map(|f| f.show(value)).collect::<Vec<_>>().join(" ")
     }
 
     /// The same register with a named side effect.
@@ -277,6 +348,19 @@ mod tests {
         Reg::ro("ID", 0x8, 0x17cb, "test").width(Width::B2).ro_wr(0xffff),
         Reg::rw("CMD", 0xa, 0, 0x7, "test").width(Width::B2),
     ];
+
+    #[test]
+    fn fields_show_what_is_set_and_named_values_always() {
+        const R: Reg = Reg::ro("R", 0, 0, "test").fields(&[
+            Field::bits("STATE", 5, 0).values(&[(0, "IDLE"), (0x11, "L0")]),
+            Field::bit("EN", 8),
+            Field::bits("N", 31, 28),
+        ]);
+        assert_eq!(R.show(0), "STATE=IDLE");
+        assert_eq!(R.show(0x2000_0111), "N=0x2 EN STATE=L0");
+        assert_eq!(R.show(0x12), "STATE=0x12", "a value without a name is a number");
+        assert_eq!(R.fields.iter().map(|f| f.mask()).collect::<Vec<_>>(), [0x3f, 0x100, 0xf000_0000]);
+    }
 
     #[test]
     fn a_byte_write_changes_its_lane_only() {

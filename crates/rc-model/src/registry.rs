@@ -1,7 +1,9 @@
 //! Names of registers by window and offset, and the register reference, from the same tables that drive them.
 
+use block::Field;
 use block::Reg;
 use block::ResetKind;
+use block::Width;
 use pcie::config::regs as pci;
 
 use crate::dbi;
@@ -12,7 +14,14 @@ use crate::mhi;
 use crate::parf;
 use crate::phy;
 use crate::reset;
+use crate::soc::Soc;
 use crate::soc::Window;
+use crate::soc::GPIO_CLK0;
+use crate::soc::GPIO_PERST;
+use crate::soc::GPIO_REG0;
+use crate::soc::RESET_CORE;
+use crate::soc::RESET_PHY;
+use crate::soc::RESET_PIPE;
 use crate::wrapper::rockchip;
 
 /// One register table and where it is.
@@ -94,8 +103,8 @@ pub fn reference() -> String {
             all => format!("at each of {} offsets of `{:?}`, from {:#x}", all.len(), t.window, all[0]),
         };
         out += &format!("\n## {}\n\n{at}\n\n", t.title);
-        out += "| offset | bits | name | reset | RW | W1C | RO-WR | kept | effect | source |\n";
-        out += "|---|---|---|---|---|---|---|---|---|---|\n";
+        out += "| offset | bits | name | reset | RW | W1C | RO-WR | kept | fields | effect | source |\n";
+        out += "|---|---|---|---|---|---|---|---|---|---|---|\n";
         for r in t.rows {
             out += &row(r);
         }
@@ -115,7 +124,7 @@ fn row(r: &Reg) -> String {
     let kept: Vec<&str> = kinds.iter().filter(|k| r.survives.keeps(k.0)).map(|k| k.1).collect();
     let kept = if kept.is_empty() { "–".to_owned() } else { kept.join(", ") };
     format!(
-        "| {:#x} | {} | {} | {:#x} | {} | {} | {} | {kept} | {} | {} |\n",
+        "| {:#x} | {} | {} | {:#x} | {} | {} | {} | {kept} | {} | {} | {} |\n",
         r.off,
         r.width.bytes() * 8,
         r.name,
@@ -123,9 +132,18 @@ fn row(r: &Reg) -> String {
         mask(r.rw),
         mask(r.w1c),
         mask(r.ro_wr),
+        fields(r),
         r.side_effect.replace('|', "\\|"),
         r.src.replace('|', "\\|")
     )
+}
+
+fn fields(r: &Reg) -> String {
+    let one = |f: &Field| match (f.high, f.low) {
+        (high, low) if high == low => format!("{high} {}", f.name),
+        (high, low) => format!("{high}:{low} {}", f.name),
+    };
+    r.fields.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// Tables of the root port's configuration space with the base they are at; earlier ones win.
@@ -151,48 +169,142 @@ const ROOT_PORT: &[(u32, &[Reg])] = &[
     (0, dbi::regs::PORT_LOGIC_REGS),
 ];
 
-fn find(rows: &[Reg], off: u64) -> Option<String> {
-    let hit = |r: &&Reg| u64::from(r.off) <= off && off < u64::from(r.off) + r.width.bytes();
-    rows.iter().find(hit).map(|r| r.name.to_owned())
+/// A register where an access found it.
+struct Place {
+    /// Its name, with that of its region.
+    name: String,
+    /// Offset of its first byte in the window.
+    base: u64,
+    reg: Reg,
 }
 
-fn region(off: u64) -> Option<String> {
-    let (n, within) = (off >> 9, off & 0xff);
+/// The register at `off`, of rows that are relative to `base`.
+fn find(rows: &[Reg], base: u64, off: u64) -> Option<Place> {
+    let within = off.checked_sub(base)?;
+    let hit = |r: &&Reg| u64::from(r.off) <= within && within < u64::from(r.off) + r.width.bytes();
+    let reg = *rows.iter().find(hit)?;
+    Some(Place { name: reg.name.to_owned(), base: base + u64::from(reg.off), reg })
+}
+
+fn region(off: u64) -> Option<Place> {
+    let n = off >> 9;
     let direction = if off & 0x100 == 0 { "OB" } else { "IB" };
-    find(iatu::regs::REGION, within).map(|name| format!("{direction}{n}.{name}"))
+    let place = find(iatu::regs::REGION, off & !0xff, off)?;
+    Some(Place { name: format!("{direction}{n}.{}", place.name), ..place })
 }
 
-fn parf_name(off: u64) -> Option<String> {
+fn parf_place(off: u64) -> Option<Place> {
     let table = u64::from(parf::regs::BDF_TO_SID_TABLE)..u64::from(parf::regs::BDF_TO_SID_TABLE_END);
     if table.contains(&off) {
-        return Some(format!("PARF_BDF_TO_SID_TABLE[{}]", (off - table.start) / 4));
+        let n = (off - table.start) / 4;
+        return Some(Place {
+            name: format!("PARF_BDF_TO_SID_TABLE[{n}]"),
+            base: table.start + n * 4,
+            reg: Reg::ro("PARF_BDF_TO_SID_TABLE", 0, 0, "spec §2.2.1").fields(BDF_TO_SID),
+        });
     }
-    find(parf::regs::REGS, off)
+    find(parf::regs::REGS, 0, off)
+}
+
+/// An entry of PARF_BDF_TO_SID_TABLE (spec §2.2.1).
+const BDF_TO_SID: &[Field] =
+    &[Field::bits("BDF", 31, 16), Field::bits("SID", 15, 8), Field::bits("NEXT", 7, 0)];
+
+fn dbi_place(off: u64) -> Option<Place> {
+    if (iatu::regs::VIEWPORT_REGION..iatu::regs::VIEWPORT_END).contains(&off) {
+        let place = find(iatu::regs::REGION, iatu::regs::VIEWPORT_REGION, off)?;
+        return Some(Place { name: format!("VIEWPORT.{}", place.name), ..place });
+    }
+    ROOT_PORT.iter().find_map(|(base, rows)| find(rows, u64::from(*base), off))
+}
+
+fn place(win: Window, off: u64) -> Option<Place> {
+    match win {
+        Window::Parf => parf_place(off),
+        Window::Dbi => dbi_place(off),
+        Window::Elbi => find(elbi::regs::REGS, 0, off),
+        Window::Atu => region(off),
+        Window::Mhi => find(mhi::regs::REGS, 0, off),
+        Window::Config => {
+            let function = off & !0xfff;
+            find(pci::HEADER, function, off).or_else(|| find(pci::TYPE0, function, off))
+        }
+        Window::Mem => None,
+        Window::Gpio => find(gpio::regs::REGS, 0, off),
+        Window::Reset => find(reset::regs::REGS, 0, off),
+        Window::Phy => find(phy::regs::REGS, 0, off),
+        Window::Apb => find(rockchip::regs::REGS, 0, off),
+    }
 }
 
 /// The name of the register at `off` of `win`, if a table has one. In [`Window::Config`] the target depends on the
 /// iATU at the time; the name is that of a function's header.
 pub fn register_name(win: Window, off: u64) -> Option<String> {
-    match win {
-        Window::Parf => parf_name(off),
-        Window::Dbi => {
-            ROOT_PORT.iter().find_map(|(base, rows)| find(rows, off.checked_sub(u64::from(*base))?))
-        }
-        Window::Elbi => find(elbi::regs::REGS, off),
-        Window::Atu => region(off),
-        Window::Mhi => find(mhi::regs::REGS, off),
-        Window::Config => find(pci::HEADER, off & 0xfff).or_else(|| find(pci::TYPE0, off & 0xfff)),
-        Window::Mem => None,
-        Window::Gpio => find(gpio::regs::REGS, off),
-        Window::Reset => find(reset::regs::REGS, off),
-        Window::Phy => find(phy::regs::REGS, off),
-        Window::Apb => find(rockchip::regs::REGS, off),
+    place(win, off).map(|p| p.name)
+}
+
+/// A register, or a part of it, that an access reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Name of the register.
+    pub name: String,
+    /// What its fields say, as far as the access reached them; may be empty.
+    pub fields: String,
+}
+
+/// The registers that an access of `width` at `off` of `win` reached, and what `value` says in their fields. Lines of the GPIO
+/// bank and resets have names only if the SoC is known.
+pub fn decode(soc: Option<&Soc>, win: Window, off: u64, width: Width, value: u64) -> Vec<Part> {
+    let end = off.saturating_add(width.bytes());
+    let mut parts = Vec::new();
+    let mut at = off;
+    while at < end {
+        let Some(p) = place(win, at) else {
+            at += 1;
+            continue;
+        };
+        // Bytes of the value before the register, or of the register before the value: at most seven.
+        let lane = (value >> (8 * (at - off))) << (8 * (at - p.base));
+        let reached = (width.ones() >> (8 * (at - off))) << (8 * (at - p.base)) & p.reg.width.ones();
+        let bits = (lane & reached) as u32;
+        let fields = match (win, soc) {
+            (Window::Gpio, Some(soc)) => gpio_lines(soc, p.reg.off, bits),
+            (Window::Reset, Some(soc)) => resets(soc, bits),
+            _ => p.reg.show_in(bits, reached as u32),
+        };
+        at = p.base + p.reg.width.bytes();
+        parts.push(Part { name: p.name, fields });
     }
+    parts
+}
+
+fn set_names(names: impl Iterator<Item = (u32, String)>, value: u32) -> String {
+    names.filter(|n| value >> n.0 & 1 != 0).map(|n| n.1).collect::<Vec<_>>().join(" ")
+}
+
+fn gpio_lines(soc: &Soc, reg: u32, value: u32) -> String {
+    let clocks = (GPIO_CLK0..).zip(soc.clocks.iter().map(|c| format!("clk:{c}")));
+    let supplies = (GPIO_REG0..).zip(soc.supplies.iter().map(|s| format!("supply:{s}")));
+    let lines = set_names(clocks.chain(supplies), value);
+    let perst = value >> GPIO_PERST & 1;
+    match reg {
+        // A direction has no level.
+        gpio::regs::DIROUT if perst == 0 => lines,
+        gpio::regs::DIROUT => format!("PERST# {lines}").trim_end().to_owned(),
+        _ => format!("PERST#={} {lines}", ["low", "high"][perst as usize]).trim_end().to_owned(),
+    }
+}
+
+fn resets(soc: &Soc, value: u32) -> String {
+    let phy = [(RESET_PHY, "phy.phy".to_owned()), (RESET_PIPE, "phy.pipe".to_owned())];
+    let core = (RESET_CORE..).zip(soc.resets.iter().map(|&r| r.to_owned()));
+    set_names(phy.into_iter().chain(core), value)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::soc;
 
     #[test]
     fn names_come_from_every_window() {
@@ -203,10 +315,50 @@ mod tests {
         assert_eq!(name(Window::Dbi, 0x82), "EXP_LNKSTA");
         assert_eq!(name(Window::Dbi, 0x838), "MSI_INTR1_MASK");
         assert_eq!(name(Window::Dbi, 0x8bd), "MISC_CONTROL_1_OFF", "any byte of it");
+        assert_eq!(name(Window::Dbi, 0x908), "VIEWPORT.REGION_CTRL2");
         assert_eq!(name(Window::Atu, 0x304), "IB1.REGION_CTRL2");
         assert_eq!(name(Window::Config, 0x5006), "STATUS");
         assert_eq!(name(Window::Phy, 0x44), "RESET_CTRL");
         assert_eq!(register_name(Window::Mem, 0), None);
         assert_eq!(register_name(Window::Atu, 0x1c), None);
+    }
+
+    fn show(win: Window, off: u64, width: Width, value: u64) -> String {
+        let parts = decode(soc::find("sm8250"), win, off, width, value);
+        parts.iter().map(|p| format!("{} {{{}}}", p.name, p.fields)).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn an_access_is_decoded_by_the_registers_it_reaches() {
+        assert_eq!(show(Window::Parf, 0x1b0, Width::B4, 0x111), "PARF_LTSSM {LTSSM_EN STATE=L0}");
+        let status = "COMMAND {MASTER MEMORY} STATUS {CAP_LIST}";
+        assert_eq!(show(Window::Dbi, 0x04, Width::B4, 0x0010_0006), status);
+        assert_eq!(show(Window::Dbi, 0x06, Width::B2, 0x10), "STATUS {CAP_LIST}");
+        assert_eq!(
+            show(Window::Parf, 0x1b1, Width::B1, 1),
+            "PARF_LTSSM {LTSSM_EN}",
+            "the state was not reached"
+        );
+        assert_eq!(show(Window::Atu, 0x04, Width::B4, 1 << 31), "OB0.REGION_CTRL2 {EN}");
+        assert_eq!(show(Window::Gpio, 0x4, Width::B4, 0x1_0002), "SET {PERST#=low clk:aux supply:vdda}");
+        assert_eq!(show(Window::Reset, 0x0, Width::B4, 0x6), "RESETS {phy.pipe pci}");
+        assert_eq!(show(Window::Mem, 0x0, Width::B8, 1), "");
+        assert_eq!(show(Window::Config, u64::MAX - 3, Width::B8, 1), "", "the end of the number range");
+    }
+
+    #[test]
+    fn fields_lie_in_their_register_and_do_not_overlap() {
+        let listed = tables().into_iter().map(|t| t.rows);
+        for r in listed.chain(ROOT_PORT.iter().map(|t| t.1)).chain([pci::TYPE0, pci::MSIX]).flatten() {
+            let mut seen = 0;
+            for f in r.fields {
+                assert!(f.low <= f.high && f.high < 32, "{}.{}", r.name, f.name);
+                let mask = f.mask();
+                assert_eq!(u64::from(mask) & !r.width.ones(), 0, "{}.{}: inside", r.name, f.name);
+                assert_eq!(mask & seen, 0, "{}.{}: apart", r.name, f.name);
+                assert!(f.values.iter().all(|v| v.0 <= mask >> f.low), "{}.{}: values fit", r.name, f.name);
+                seen |= mask;
+            }
+        }
     }
 }

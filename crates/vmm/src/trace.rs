@@ -4,9 +4,9 @@
 //! accesses that were lost before this chunk) and a u32 number of records, then the records, all little-endian.
 
 use std::collections::VecDeque;
-use std::fmt;
 
 use block::Width;
+use rc_model::Soc;
 use rc_model::Window;
 
 /// One access.
@@ -34,29 +34,42 @@ impl Entry {
         format!("{:?}", self.window).to_lowercase()
     }
 
-    /// Name of the register, or empty.
+    /// Names of the registers that it reached, or empty.
     pub fn register(&self) -> String {
-        rc_model::register_name(self.window, self.off).unwrap_or_default()
+        let parts = rc_model::decode(None, self.window, self.off, self.width, self.value);
+        parts.into_iter().map(|p| p.name).collect::<Vec<_>>().join("+")
+    }
+
+    /// What the fields of those registers say, or empty; `soc` names GPIO lines and resets.
+    pub fn fields(&self, soc: Option<&Soc>) -> String {
+        let parts = rc_model::decode(soc, self.window, self.off, self.width, self.value);
+        let one = parts.len() == 1;
+        let said = parts.into_iter().filter(|p| !p.fields.is_empty());
+        said.map(|p| if one { p.fields } else { format!("{}: {}", p.name, p.fields) })
+            .collect::<Vec<_>>()
+            .join(" | ")
     }
 
     /// What was accessed and how, without when and by whom: what two runs can be compared by.
-    pub fn what(&self) -> String {
+    pub fn what(&self, soc: Option<&Soc>) -> String {
+        let register = self.register();
+        let fields = self.fields(soc);
         format!(
-            "{} {:<6} +{:#06x} {:>2} {:#0width$x} {}",
+            "{} {:<6} +{:#06x} {:>2} {register}{}{:#0width$x}{}",
             if self.write { "W" } else { "R" },
             self.window_name(),
             self.off,
             self.width.bytes() * 8,
+            if register.is_empty() { "= " } else { " = " },
             self.value,
-            self.register(),
+            if fields.is_empty() { String::new() } else { format!(" {{{fields}}}") },
             width = 2 + 2 * self.width.bytes() as usize,
         )
     }
-}
 
-impl fmt::Display for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>14.6} ms cpu{} {}", self.time_ns as f64 / 1e6, self.vcpu, self.what())
+    /// The whole line: when, by which vCPU, what.
+    pub fn line(&self, soc: Option<&Soc>) -> String {
+        format!("{:>14.6} ms cpu{} {}", self.time_ns as f64 / 1e6, self.vcpu, self.what(soc))
     }
 }
 
@@ -214,6 +227,19 @@ mod tests {
             width: Width::B4,
             write: true,
         }
+    }
+
+    #[test]
+    fn a_line_has_registers_value_and_fields() {
+        let e = Entry { time_ns: 1_500_000, value: 0x111, write: false, ..entry(0) };
+        let line = "      1.500000 ms cpu1 R parf   +0x01b0 32 PARF_LTSSM = 0x00000111 {LTSSM_EN STATE=L0}";
+        assert_eq!(e.line(None), line);
+        let two = Entry { window: Window::Dbi, off: 0x04, value: 0x0010_0007, ..e };
+        let line =
+            "R dbi    +0x0004 32 COMMAND+STATUS = 0x00100007 {COMMAND: MASTER MEMORY IO | STATUS: CAP_LIST}";
+        assert_eq!(two.what(None), line);
+        let none = Entry { window: Window::Mem, off: 0x20, value: 7, width: Width::B8, ..e };
+        assert_eq!(none.what(None), "R mem    +0x0020 64 = 0x0000000000000007");
     }
 
     #[test]

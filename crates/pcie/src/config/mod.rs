@@ -5,6 +5,7 @@
 //! *Not modelled*: expansion ROM, I/O BARs, power budgeting.
 //! *Sources*: PCI Express Base Specification §7; spec/dwc-qcom-registers.md §2.8.
 
+pub mod fields;
 pub mod regs;
 
 use block::Reg;

@@ -1,6 +1,7 @@
 //! Registers of the root port's configuration space that differ from a plain port's, and port logic. No behaviour.
 
 use block::regs::Survives;
+use block::Field;
 use block::Reg;
 use block::Width::B2;
 
@@ -52,24 +53,29 @@ pub const VERSION_5_60A: u32 = 0x3536_302a;
 
 /// PCI Express capability, rows whose values are this port's own. Offsets in the capability.
 pub const EXP_OWN: &[Reg] = &[
-    Reg::ro("EXP_FLAGS", 0x02, 0x0142, "spec §2.8: root port, slot, version 2").width(B2).ro_wr(0xffff),
+    Reg::ro("EXP_FLAGS", 0x02, 0x0142, "spec §2.8: root port, slot, version 2").fields(pcie::config::fields::EXP_FLAGS).width(B2).ro_wr(0xffff),
     Reg::ro(
         "EXP_LNKCAP",
         0x0c,
         0x0079_2c13,
         "spec §2.8; PCIe §7.5.3.6: 8 GT/s (per SoC 16), x1, L0s and L1, DLLLARC, LBNC, ASPM optionality; INFERRED \
          surprise down reporting, latencies",
-    )
+    ).fields(pcie::config::fields::LNKCAP)
     .ro_wr(u32::MAX),
-    Reg::ro("EXP_SLTCAP", 0x14, 0x0000_0061, "spec §2.8: ABP, HPS, HPC as synthesised (INFERRED)")
+    Reg::ro("EXP_SLTCAP", 0x14, 0x0000_0061, "spec §2.8: ABP, HPS, HPC as synthesised (INFERRED)").fields(pcie::config::fields::SLTCAP)
         .ro_wr(u32::MAX),
 ];
 
 /// PCI Express capability of a 16 GT/s port: what differs from [`EXP_OWN`] and its neighbours.
 pub const EXP_16GT: &[Reg] = &[
-    Reg::ro("EXP_LNKCAP", 0x0c, 0x0079_2c14, "PCIe §7.5.3.6: 16 GT/s; the rest as at 8 GT/s").ro_wr(u32::MAX),
+    Reg::ro("EXP_LNKCAP", 0x0c, 0x0079_2c14, "PCIe §7.5.3.6: 16 GT/s; the rest as at 8 GT/s")
+        .fields(pcie::config::fields::LNKCAP)
+        .ro_wr(u32::MAX),
     Reg::ro("EXP_LNKCAP2", 0x2c, 0x0000_001e, "PCIe §7.5.3.18; 2.5, 5, 8 and 16 GT/s").ro_wr(u32::MAX),
-    Reg::rw("EXP_LNKCTL2", 0x30, 0x0004, 0xffff, "PCIe §7.5.3.19").width(B2).survives(Survives::STICKY),
+    Reg::rw("EXP_LNKCTL2", 0x30, 0x0004, 0xffff, "PCIe §7.5.3.19")
+        .fields(pcie::config::fields::LNKCTL2)
+        .width(B2)
+        .survives(Survives::STICKY),
 ];
 
 /// Secondary PCI Express, from +4.
@@ -144,25 +150,65 @@ const SRC: &str = "spec §2.4; Linux v6.12 pcie-designware.h";
 /// crate `msi-ctrl`. Reset values are INFERRED.
 pub const PORT_LOGIC_REGS: &[Reg] = &[
     Reg::rw("PORT_FORCE", 0x708, 0, !0, SRC),
-    Reg::rw("PORT_AFR", 0x70c, 0, !0, SRC),
-    Reg::rw("PORT_LINK_CONTROL", PORT_LINK_CONTROL, 0x0001_0120, !0, SRC),
+    Reg::rw("PORT_AFR", 0x70c, 0, !0, SRC).fields(&[Field::bits("N_FTS", 15, 8)]),
+    Reg::rw("PORT_LINK_CONTROL", PORT_LINK_CONTROL, 0x0001_0120, !0, SRC).fields(&[
+        Field::bits("LANES", 21, 16).values(&[
+            (0x1, "x1"),
+            (0x3, "x2"),
+            (0x7, "x4"),
+            (0xf, "x8"),
+            (0x1f, "x16"),
+        ]),
+        Field::bit("FAST_LINK_MODE", 7),
+        Field::bit("DLL_LINK_EN", 5),
+    ]),
     Reg::rw("PORT_LANE_SKEW", 0x714, 0, !0, SRC),
     Reg::rw("PORT_TIMER", 0x718, 0, !0, SRC),
-    Reg::ro("PORT_DEBUG0", DEBUG0, 0, SRC).effect("5:0 mirror the LTSSM state"),
-    Reg::ro("PORT_DEBUG1", DEBUG1, 0, SRC).effect("4 link up, 29 in training"),
+    Reg::ro("PORT_DEBUG0", DEBUG0, 0, SRC)
+        .fields(&[Field::bits("STATE", 5, 0).values(crate::link::ltssm::NAMES)])
+        .effect("5:0 mirror the LTSSM state"),
+    Reg::ro("PORT_DEBUG1", DEBUG1, 0, SRC)
+        .fields(&[Field::bit("IN_TRAINING", 29), Field::bit("LINK_UP", 4)])
+        .effect("4 link up, 29 in training"),
     Reg::rw("LINK_WIDTH_SPEED_CONTROL", LINK_WIDTH_SPEED_CONTROL, 0x0000_0100, !0, SRC)
+        .fields(&[
+            Field::bit("SPEED_CHANGE", 17),
+            Field::bits("NUM_LANES", 12, 8),
+            Field::bits("N_FTS", 7, 0),
+        ])
         .effect("17 asks for a speed change and clears itself once the link has done it"),
     Reg::rw("AXI_MSTR_RESP_COMP_CTRL0", 0x818, 0, !0, SRC),
     Reg::rw("AXI_MSTR_RESP_COMP_CTRL1", 0x81c, 0, !0, SRC),
     Reg::rw("GEN3_RELATED_OFF", GEN3_RELATED, 0x1, !0, SRC)
+        .fields(&[
+            Field::bits("RATE_SHADOW_SEL", 25, 24),
+            Field::bit("EQUALIZATION_DISABLE", 16),
+            Field::bit("RXEQ_RGRDLESS_RXTS", 13),
+            Field::bit("ZRXDC_NONCOMPL", 0),
+        ])
         .effect("25:24 select the rate whose EQ_CONTROL and FB_MODE_DIR_CHANGE are visible"),
-    Reg::rw("GEN3_EQ_CONTROL_OFF", GEN3_EQ_CONTROL, 0, !0, SRC).effect("one register a rate"),
+    Reg::rw("GEN3_EQ_CONTROL_OFF", GEN3_EQ_CONTROL, 0, !0, SRC)
+        .fields(&[
+            Field::bit("FOM_INC_INITIAL_EVAL", 24),
+            Field::bits("PRESET_REQ_VEC", 23, 8),
+            Field::bit("PHASE23_EXIT_MODE", 4),
+            Field::bits("FB_MODE", 3, 0),
+        ])
+        .effect("one register a rate"),
     Reg::rw("GEN3_EQ_FB_MODE_DIR_CHANGE_OFF", GEN3_EQ_FB_MODE_DIR_CHANGE, 0, !0, SRC)
+        .fields(&[
+            Field::bits("MAX_POST_CUSROR_DELTA", 17, 14),
+            Field::bits("MAX_PRE_CUSROR_DELTA", 13, 10),
+            Field::bits("N_EVALS", 9, 5),
+            Field::bits("T_MIN_PHASE23", 4, 0),
+        ])
         .effect("one register a rate"),
     Reg::rw("MISC_CONTROL_1_OFF", MISC_CONTROL_1, 0, !0, SRC)
+        .fields(&[Field::bit("DBI_RO_WR_EN", 0)])
         .effect("0 (DBI_RO_WR_EN) opens read-only registers"),
     Reg::rw("PORT_MULTI_LANE_CTRL", 0x8c0, 0, !0, SRC),
     Reg::rw("AMBA_ERROR_RESPONSE_DEFAULT", AMBA_ERROR_RESPONSE, 0, !0, SRC)
+        .fields(&[Field::bits("RRS_RESPONSE", 4, 3).values(&[(0, "OKAY"), (1, "ONES"), (2, "RRS_VALUE")])])
         .effect("4:3 = 1: a read answered with RRS returns all ones, whatever RTCTL says"),
     Reg::ro(
         "PCIE_VERSION_NUMBER",
@@ -179,6 +225,20 @@ pub const PORT_LOGIC_REGS: &[Reg] = &[
     ),
     Reg::ro("PCIE_DMA_CTRL", 0x978, u32::MAX, "spec §2.4: no legacy eDMA"),
     Reg::rw("PCIE_PL_CHK_REG_CONTROL_STATUS", 0xb20, 0, !0, SRC),
-    Reg::rw("GEN4_LANE_MARGINING_1_OFF", 0xb80, 0, !0, SRC),
-    Reg::rw("GEN4_LANE_MARGINING_2_OFF", 0xb84, 0, !0, SRC),
+    Reg::rw("GEN4_LANE_MARGINING_1_OFF", 0xb80, 0, !0, SRC).fields(&[
+        Field::bits("MAX_VOLTAGE_OFFSET", 29, 24),
+        Field::bits("NUM_VOLTAGE_STEPS", 22, 16),
+        Field::bits("MAX_TIMING_OFFSET", 13, 8),
+        Field::bits("NUM_TIMING_STEPS", 5, 0),
+    ]),
+    Reg::rw("GEN4_LANE_MARGINING_2_OFF", 0xb84, 0, !0, SRC).fields(&[
+        Field::bit("IND_ERROR_SAMPLER", 28),
+        Field::bit("SAMPLE_REPORTING_METHOD", 27),
+        Field::bit("IND_LEFT_RIGHT_TIMING", 26),
+        Field::bit("VOLTAGE_SUPPORTED", 25),
+        Field::bit("IND_UP_DOWN_VOLTAGE", 24),
+        Field::bits("MAXLANES", 20, 16),
+        Field::bits("SAMPLE_RATE_TIMING", 13, 8),
+        Field::bits("SAMPLE_RATE_VOLTAGE", 5, 0),
+    ]),
 ];

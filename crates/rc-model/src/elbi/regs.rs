@@ -1,5 +1,6 @@
 //! Registers of the external local bus interface. No behaviour.
 
+use block::Field;
 use block::Reg;
 
 /// Link training enable, PME_Turn_Off.
@@ -23,7 +24,10 @@ pub const REGS: &[Reg] = &[
         !PME_TURNOFF_MSG,
         "spec §2.3; Linux v6.12 pcie-qcom.c ELBI_SYS_CTRL",
     )
+    .fields(&[Field::bit("PME_TURNOFF_MSG", 4), Field::bit("LT_ENABLE", 0)])
     .effect("bit 0 enables training; bit 4 sends PME_Turn_Off and clears itself (INFERRED)"),
-    Reg::ro("ELBI_SYS_STTS", SYS_STTS, 0, "spec §2.3").effect("bits 17:12 mirror the LTSSM state"),
+    Reg::ro("ELBI_SYS_STTS", SYS_STTS, 0, "spec §2.3")
+        .fields(&[Field::bits("STATE", 17, 12).values(crate::link::ltssm::NAMES)])
+        .effect("bits 17:12 mirror the LTSSM state"),
     Reg::rw("ELBI_CS2_ENABLE", 0xa4, 0, !0, "spec §2.3; Linux pcie-qcom-ep.c"),
 ];

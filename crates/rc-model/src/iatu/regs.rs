@@ -1,5 +1,6 @@
 //! Registers of one iATU region. No behaviour.
 
+use block::Field;
 use block::Reg;
 
 /// Regions per direction: what a 4 KiB `atu` window has room for (spec §1.2).
@@ -67,8 +68,22 @@ const SRC: &str = "spec §2.5; Linux v6.12 pcie-designware.h PCIE_ATU_*";
 
 /// The registers of a region.
 pub const REGION: &[Reg] = &[
-    Reg::rw("REGION_CTRL1", CTRL1, 0, 0x01ff_3fff, SRC),
-    Reg::rw("REGION_CTRL2", CTRL2, 0, !0, SRC).effect("bit 31 enables the region at once"),
+    Reg::rw("REGION_CTRL1", CTRL1, 0, 0x01ff_3fff, SRC).fields(&[
+        Field::bits("FUNC", 24, 20),
+        Field::bit("INCREASE_REGION_SIZE", 13),
+        Field::bit("TD", 8),
+        Field::bits("TYPE", 4, 0).values(&[(0, "MEM"), (2, "IO"), (4, "CFG0"), (5, "CFG1"), (0x10, "MSG")]),
+    ]),
+    Reg::rw("REGION_CTRL2", CTRL2, 0, !0, SRC)
+        .fields(&[
+            Field::bit("EN", 31),
+            Field::bit("BAR_MODE", 30),
+            Field::bit("CFG_SHIFT", 28),
+            Field::bit("INHIBIT_PAYLOAD", 22),
+            Field::bit("FUNC_MATCH", 19),
+            Field::bits("MSG_CODE", 7, 0),
+        ])
+        .effect("bit 31 enables the region at once"),
     Reg::rw("LOWER_BASE", LOWER_BASE, 0, !GRANULE, SRC),
     Reg::rw("UPPER_BASE", UPPER_BASE, 0, !0, SRC),
     Reg::rw("LIMIT", LIMIT, GRANULE, !GRANULE, SRC).effect("bits below the granule read as ones"),

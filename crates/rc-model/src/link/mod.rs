@@ -29,6 +29,46 @@ pub mod ltssm {
     pub const DISABLED: u8 = 0x19;
     /// Hot Reset.
     pub const HOT_RESET: u8 = 0x1f;
+
+    /// Names of all states (Linux 7.3 pcie-designware.h enum dw_pcie_ltssm).
+    pub const NAMES: &[(u32, &str)] = &[
+        (0x00, "DETECT_QUIET"),
+        (0x01, "DETECT_ACT"),
+        (0x02, "POLL_ACTIVE"),
+        (0x03, "POLL_COMPLIANCE"),
+        (0x04, "POLL_CONFIG"),
+        (0x05, "PRE_DETECT_QUIET"),
+        (0x06, "DETECT_WAIT"),
+        (0x07, "CFG_LINKWD_START"),
+        (0x08, "CFG_LINKWD_ACEPT"),
+        (0x09, "CFG_LANENUM_WAI"),
+        (0x0a, "CFG_LANENUM_ACEPT"),
+        (0x0b, "CFG_COMPLETE"),
+        (0x0c, "CFG_IDLE"),
+        (0x0d, "RCVRY_LOCK"),
+        (0x0e, "RCVRY_SPEED"),
+        (0x0f, "RCVRY_RCVRCFG"),
+        (0x10, "RCVRY_IDLE"),
+        (0x11, "L0"),
+        (0x12, "L0S"),
+        (0x13, "L123_SEND_EIDLE"),
+        (0x14, "L1_IDLE"),
+        (0x15, "L2_IDLE"),
+        (0x16, "L2_WAKE"),
+        (0x17, "DISABLED_ENTRY"),
+        (0x18, "DISABLED_IDLE"),
+        (0x19, "DISABLED"),
+        (0x1a, "LPBK_ENTRY"),
+        (0x1b, "LPBK_ACTIVE"),
+        (0x1c, "LPBK_EXIT"),
+        (0x1d, "LPBK_EXIT_TIMEOUT"),
+        (0x1e, "HOT_RESET_ENTRY"),
+        (0x1f, "HOT_RESET"),
+        (0x20, "RCVRY_EQ0"),
+        (0x21, "RCVRY_EQ1"),
+        (0x22, "RCVRY_EQ2"),
+        (0x23, "RCVRY_EQ3"),
+    ];
 }
 
 /// States of one training, in order; the last is L0.

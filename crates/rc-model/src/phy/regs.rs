@@ -1,5 +1,6 @@
 //! Registers of the PHY. No behaviour.
 
+use block::Field;
 use block::Reg;
 
 /// PHY status: bit 0 = not ready.
@@ -11,8 +12,12 @@ const SRC: &str = "spec §1.4; Linux v6.12 phy-qcom-pcie2.c";
 
 /// All registers. Reset values are INFERRED except that the PHY starts in reset.
 pub const REGS: &[Reg] = &[
-    Reg::ro("PHY_STTS", PHY_STTS, 0, SRC).effect("bit 0 reads 1 while a reset holds the PHY (INFERRED)"),
-    Reg::rw("RESET_CTRL", RESET_CTRL, 1, !0, SRC).effect("bit 0 holds the PHY in reset"),
+    Reg::ro("PHY_STTS", PHY_STTS, 0, SRC)
+        .fields(&[Field::bit("NOT_READY", 0)])
+        .effect("bit 0 reads 1 while a reset holds the PHY (INFERRED)"),
+    Reg::rw("RESET_CTRL", RESET_CTRL, 1, !0, SRC)
+        .fields(&[Field::bit("RESET", 0)])
+        .effect("bit 0 holds the PHY in reset"),
     Reg::rw("PCS_DEEMPH1", 0x74, 0, !0, SRC),
     Reg::rw("PCS_DEEMPH2", 0x78, 0, !0, SRC),
     Reg::rw("PCS_DEEMPH3", 0x7c, 0, !0, SRC),

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
+use rc_model::Soc;
 use similar::ChangeTag;
 use similar::TextDiff;
 use vmm::trace::Entry;
@@ -21,17 +22,26 @@ const CONTEXT_LINES: usize = 3;
 /// is one), or a file for a trace viewer.
 pub fn run(args: &TraceArgs) -> Result<u8> {
     let entries = read(&args.file, args.cycle, args)?;
+    let soc = soc(&args.file);
     if let Some(other) = &args.diff {
         let other = read(other, args.with_cycle.or(args.cycle), args)?;
-        return diff(&entries, &other);
+        return diff(&entries, &other, soc);
     }
     if let Some(file) = &args.chrome {
         let json = serde_json::to_vec(&chrome(&entries))?;
         std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
         return Ok(0);
     }
-    print(entries.iter().map(ToString::to_string));
+    print(entries.iter().map(|e| e.line(soc)));
     Ok(0)
+}
+
+/// The SoC of the run that left `file`, as far as its report says: it names GPIO lines and resets.
+fn soc(file: &Path) -> Option<&'static Soc> {
+    let dir = if file.is_dir() { file } else { file.parent()? };
+    let report = std::fs::read(dir.join("report.json")).ok()?;
+    let report: serde_json::Value = serde_json::from_slice(&report).ok()?;
+    rc_model::soc::find(report["soc"].as_str()?)
 }
 
 fn read(file: &Path, cycle: Option<usize>, args: &TraceArgs) -> Result<Vec<Entry>> {
@@ -72,8 +82,8 @@ fn print(lines: impl Iterator<Item = String>) {
 }
 
 /// What differs, with some context; 1 if anything does.
-fn diff(a: &[Entry], b: &[Entry]) -> Result<u8> {
-    let text = |entries: &[Entry]| entries.iter().map(|e| e.what() + "\n").collect::<String>();
+fn diff(a: &[Entry], b: &[Entry], soc: Option<&Soc>) -> Result<u8> {
+    let text = |entries: &[Entry]| entries.iter().map(|e| e.what(soc) + "\n").collect::<String>();
     let (a, b) = (text(a), text(b));
     let diff = TextDiff::from_lines(&a, &b);
     let groups = diff.grouped_ops(CONTEXT_LINES);
@@ -97,11 +107,12 @@ fn diff(a: &[Entry], b: &[Entry]) -> Result<u8> {
 fn chrome(entries: &[Entry]) -> serde_json::Value {
     let event = |e: &Entry| {
         let register = e.register();
+        let fields = e.fields(None);
         let name = if register.is_empty() { format!("{}+{:#x}", e.window_name(), e.off) } else { register };
         serde_json::json!({
             "name": name, "cat": e.window_name(), "ph": "i", "s": "t", "pid": 1, "tid": e.vcpu,
             "ts": e.time_ns as f64 / 1000.0,
-            "args": { "write": e.write, "offset": format!("{:#x}", e.off), "value": format!("{:#x}", e.value) },
+            "args": { "write": e.write, "offset": format!("{:#x}", e.off), "value": format!("{:#x}", e.value), "fields": fields },
         })
     };
     serde_json::json!({ "displayTimeUnit": "ns", "traceEvents": entries.iter().map(event).collect::<Vec<_>>() })
@@ -120,8 +131,8 @@ mod tests {
 
     #[test]
     fn a_difference_is_one_of_values_not_of_times() {
-        assert_eq!(diff(&[entry(1, 5), entry(2, 6)], &[entry(7, 5), entry(9, 6)]).unwrap(), 0);
-        assert_eq!(diff(&[entry(1, 5)], &[entry(1, 6)]).unwrap(), 1);
+        assert_eq!(diff(&[entry(1, 5), entry(2, 6)], &[entry(7, 5), entry(9, 6)], None).unwrap(), 0);
+        assert_eq!(diff(&[entry(1, 5)], &[entry(1, 6)], None).unwrap(), 1);
     }
 
     #[test]

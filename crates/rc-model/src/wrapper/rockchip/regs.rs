@@ -2,6 +2,7 @@
 //!
 //! Reset values are not documented; where they matter they are INFERRED from what the driver does not write.
 
+use block::Field;
 use block::Reg;
 
 const SRC: &str = "Linux v7.3 pcie-dw-rockchip.c PCIE_CLIENT_*";
@@ -39,24 +40,44 @@ const fn masked(name: &'static str, off: u32, reset: u32, bits: u32, src: &'stat
 
 /// All registers.
 pub const REGS: &[Reg] = &[
-    masked("GENERAL_CON", GENERAL_CON, 0, 0xffff, SRC),
+    masked("GENERAL_CON", GENERAL_CON, 0, 0xffff, SRC).fields(&[
+        Field::bits("DEVICE_TYPE", 7, 4).values(&[(0, "EP"), (4, "RC")]),
+        Field::bit("LD_RQ_RST_GRT", 3),
+        Field::bit("LTSSM_EN", 2),
+    ]),
     Reg::ro("INTR_STATUS_LEGACY", INTR_STATUS_LEGACY, 0, SRC)
+        .fields(&[Field::bit("INTD", 3), Field::bit("INTC", 2), Field::bit("INTB", 1), Field::bit("INTA", 0)])
         .effect("INTA–INTD pins (INFERRED: before the mask)"),
     Reg::ro("INTR_STATUS_MISC", INTR_STATUS_MISC, 0, SRC)
+        .fields(&[Field::bit("LINK_REQ_RST_NOT", 2), Field::bit("RDLH_LINK_UP_CHGED", 1)])
         .w1c(RDLH_LINK_UP_CHGED | LINK_REQ_RST_NOT)
         .effect("latches link events"),
     // INFERRED: masked out of reset; the driver unmasks what it wants and masks nothing at first.
-    masked("INTR_MASK_LEGACY", INTR_MASK_LEGACY, 0xff, 0xff, SRC),
-    masked("INTR_MASK_MISC", INTR_MASK_MISC, 0xffff, 0xffff, SRC),
+    masked("INTR_MASK_LEGACY", INTR_MASK_LEGACY, 0xff, 0xff, SRC).fields(&[
+        Field::bit("INTD", 3),
+        Field::bit("INTC", 2),
+        Field::bit("INTB", 1),
+        Field::bit("INTA", 0),
+    ]),
+    masked("INTR_MASK_MISC", INTR_MASK_MISC, 0xffff, 0xffff, SRC)
+        .fields(&[Field::bit("LINK_REQ_RST_NOT", 2), Field::bit("RDLH_LINK_UP_CHGED", 1)]),
     masked("POWER_CON", 0x2c, 0, 0xffff, SRC),
     Reg::ro("CDM_RASDES_TBA_INFO_CMN", 0x154, 0, SRC)
         .effect("L1 substates, which the link model does not enter"),
     masked("HOT_RESET_CTRL", 0x180, 0, 0xffff, SRC),
-    Reg::ro("LTSSM_STATUS", LTSSM_STATUS, 0, SRC).effect("5:0 LTSSM state, 17:16 link up"),
+    Reg::ro("LTSSM_STATUS", LTSSM_STATUS, 0, SRC)
+        .fields(&[
+            Field::bit("RDLH_LINK_UP", 17),
+            Field::bit("SMLH_LINK_UP", 16),
+            Field::bits("STATE", 5, 0).values(crate::link::ltssm::NAMES),
+        ])
+        .effect("5:0 LTSSM state, 17:16 link up"),
     masked("DBG_FIFO_MODE_CON", 0x310, 0, 0xffff, SRC),
     masked("DBG_FIFO_PTN_HIT_D0", 0x320, 0, 0xffff, SRC),
     masked("DBG_FIFO_PTN_HIT_D1", 0x324, 0, 0xffff, SRC),
     masked("DBG_FIFO_TRN_HIT_D0", 0x328, 0, 0xffff, SRC),
     masked("DBG_FIFO_TRN_HIT_D1", 0x32c, 0, 0xffff, SRC),
-    Reg::ro("DBG_FIFO_STATUS", DBG_FIFO_STATUS, 0, SRC).effect("5:0 LTSSM state; no history (DEVIATION)"),
+    Reg::ro("DBG_FIFO_STATUS", DBG_FIFO_STATUS, 0, SRC)
+        .fields(&[Field::bits("STATE", 5, 0).values(crate::link::ltssm::NAMES)])
+        .effect("5:0 LTSSM state; no history (DEVIATION)"),
 ];
