@@ -70,6 +70,14 @@ pub trait Function<E>: Send {
     ) -> Completion;
     /// INTx pins that the function asserts now: bit 0 INTA … bit 3 INTD. A function of state.
     fn intx(&self) -> u8;
+    /// Memory that its enabled BARs claim, as (base, bytes).
+    fn claims(&self) -> Vec<(u64, u64)> {
+        Vec::new()
+    }
+    /// Where its MSIs go, while MSI is enabled.
+    fn msi_target(&self) -> Option<u64> {
+        None
+    }
     /// When `tick` wants to run next.
     fn next_deadline(&self) -> Option<SimTime>;
     /// Time has reached `next_deadline`.

@@ -55,6 +55,11 @@ impl Msi {
         (0..self.granted(c)).filter(|v| ready & 1 << v != 0).map(|v| self.message(c, v)).collect()
     }
 
+    /// Where messages go, while MSI is enabled.
+    pub fn target(self, c: &ConfigSpace) -> Option<u64> {
+        self.enabled(c).then(|| u64::from(c.word(self.at + 4)) | u64::from(c.word(self.at + 8)) << 32)
+    }
+
     fn message(self, c: &ConfigSpace, vector: u32) -> Message {
         let addr = u64::from(c.word(self.at + 4)) | u64::from(c.word(self.at + 8)) << 32;
         // The function replaces the low log2(granted) bits of the data (PCIe §6.1.4.1).

@@ -69,6 +69,18 @@ pub enum Event {
         /// Vector 0–255.
         vector: u8,
     },
+    /// The guest did what no correct driver does. What follows is defined (docs/fidelity.md), and never harms the machine.
+    BadInput {
+        /// "unaligned", "past-the-end", "iatu-inverted", "iatu-wraps", "iatu-overlap", "msi-in-mem-window" (the controller's
+        /// address), "bars-overlap" or "msi-elsewhere" (the endpoint's enabled MSI does not go to the controller).
+        what: String,
+        /// Window of the access that did it.
+        window: Window,
+        /// Offset in it.
+        off: u64,
+        /// Whether it was a write.
+        write: bool,
+    },
     /// A downstream request found no enabled outbound window, no link or no function.
     Unrouted {
         /// Which window the CPU used.
@@ -77,7 +89,7 @@ pub enum Event {
         off: u64,
         /// Whether it was a write.
         write: bool,
-        /// Why it ended: "no-window", "link-down", "bridge", "no-function".
+        /// Why it ended: "no-window", "link-down", "bridge", "no-function", "timeout".
         why: String,
     },
 }

@@ -23,6 +23,8 @@ pub enum Class {
     RogueMsi,
     /// An access to a block whose clock was off or that was in reset.
     GatedAccess,
+    /// The guest programmed or accessed the device side as no correct driver does.
+    BadInput,
     /// A register or line of the device side is not in the state that a clean teardown leaves.
     RegisterResidue,
     /// The guest kernel printed a warning or an oops.
@@ -48,6 +50,7 @@ impl Class {
             Class::DmaAfterStop => "dma-after-stop",
             Class::RogueMsi => "rogue-msi",
             Class::GatedAccess => "gated-access",
+            Class::BadInput => "bad-input",
             Class::RegisterResidue => "register-residue",
             Class::KernelSplat => "kernel-splat",
             Class::Hang => "hang",

@@ -13,7 +13,7 @@ const SHOWN_PER_CLASS: usize = 10;
 const TRACE_SHOWN: usize = 6;
 
 /// Order of classes, worst first; known residue comes after all of them.
-const ORDER: [Class; 13] = [
+const ORDER: [Class; 14] = [
     Class::Crash,
     Class::Hang,
     Class::BootFailed,
@@ -25,6 +25,7 @@ const ORDER: [Class; 13] = [
     Class::DmaAfterStop,
     Class::RogueMsi,
     Class::GatedAccess,
+    Class::BadInput,
     Class::RegisterResidue,
     Class::IrqUndelivered,
 ];

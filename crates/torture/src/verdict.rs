@@ -44,6 +44,7 @@ impl Verdict {
                 | Class::DmaAfterStop
                 | Class::RogueMsi
                 | Class::GatedAccess
+                | Class::BadInput
                 | Class::RegisterResidue
                 | Class::KernelSplat => Verdict::Leak,
             };
@@ -109,6 +110,7 @@ mod tests {
             (&[], false, Inconclusive),
             (&[finding(Class::RegisterResidue, true)], true, Residue),
             (&[finding(Class::RegisterResidue, false)], true, Leak),
+            (&[finding(Class::BadInput, false)], true, Leak),
             (&[finding(Class::IrqLeak, false), finding(Class::RegisterResidue, true)], false, Leak),
             (&[finding(Class::IrqLeak, false), finding(Class::Crash, false)], false, Crash),
             (&[finding(Class::Hang, false)], false, Crash),

@@ -416,6 +416,14 @@ impl<E> Function<E> for EndpointTest {
         u8::from(self.intx_until.is_some() && allowed)
     }
 
+    fn claims(&self) -> Vec<(u64, u64)> {
+        self.config.claims()
+    }
+
+    fn msi_target(&self) -> Option<u64> {
+        MSI.target(&self.config)
+    }
+
     fn next_deadline(&self) -> Option<SimTime> {
         [self.poll_at, self.intx_until].into_iter().flatten().min()
     }

@@ -219,6 +219,15 @@ impl ConfigSpace {
         })
     }
 
+    /// Memory that the BARs claim, as (base, bytes): none while memory decoding is off.
+    pub fn claims(&self) -> Vec<(u64, u64)> {
+        if self.command() & regs::COMMAND_MEM == 0 {
+            return Vec::new();
+        }
+        let base = |b: &Bar| u64::from(self.word(hdr::BAR0 + u32::from(b.index) * 4) & !0xf);
+        self.bars.iter().map(|b| (base(b), u64::from(b.size_bytes))).collect()
+    }
+
     /// Type 1: secondary bus number.
     pub fn secondary_bus(&self) -> u8 {
         (self.word(hdr::PRIMARY_BUS) >> 8) as u8

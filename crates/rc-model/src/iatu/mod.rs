@@ -1,9 +1,8 @@
 //! iATU: address translation between the CPU and the link, 8 regions a direction, unrolled or behind the viewport.
 //!
-//! *Modelled*: region registers with their granule and limit masks, MEM, CFG0 and CFG1 outbound, CFG_SHIFT,
+//! *Modelled*: region registers with their granule and limit masks, MEM, I/O, CFG0, CFG1 and messages outbound, CFG_SHIFT,
 //! inbound address match, lowest enabled region first, pass-through while no inbound region is enabled.
-//! *Not modelled*: I/O and message outbound types, function match, inbound BAR mode (such a
-//! region matches nothing in a root complex).
+//! *Not modelled*: function match, inbound BAR mode (such a region matches nothing in a root complex).
 //! *Sources*: spec/dwc-qcom-registers.md §2.5; Linux v6.12 pcie-designware.c dw_pcie_prog_outbound_atu().
 
 pub mod regs;
@@ -18,6 +17,10 @@ use pcie::Bdf;
 pub enum Outbound {
     /// A memory request at this PCI address.
     Mem(u64),
+    /// An I/O request at this PCI address.
+    Io(u64),
+    /// A message with this code.
+    Msg(u8),
     /// A configuration request; `type1`: meant for a bus further down.
     Cfg {
         /// Target function.
@@ -98,12 +101,51 @@ impl Iatu {
         u64::from(self.regs.word(hi)) << 32 | u64::from(self.regs.word(lo))
     }
 
-    /// `addr` relative to the base of the region at `at`, if the region holds all `len` bytes.
-    fn offset_in(&self, at: u32, addr: u64, len: u64) -> Option<u64> {
+    /// First and last address of the region at `at`. One that ends before it begins holds nothing.
+    fn span(&self, at: u32) -> (u64, u64) {
         let base = self.pair(at + regs::LOWER_BASE, at + regs::UPPER_BASE);
         let increase = self.regs.word(at + regs::CTRL1) & regs::INCREASE_REGION_SIZE != 0;
         let upper = if increase { regs::UPPER_LIMIT } else { regs::UPPER_BASE };
-        let last = self.pair(at + regs::LIMIT, at + upper);
+        (base, self.pair(at + regs::LIMIT, at + upper))
+    }
+
+    fn is_enabled(&self, at: u32) -> bool {
+        self.regs.word(at + regs::CTRL2) & regs::EN != 0
+    }
+
+    /// What is wrong with the region that a write of `w` at `off` has just left enabled. `off` is in the unrolled window, or in
+    /// DBI for the viewport. Each has a defined outcome: an inverted region holds nothing, a wrapping one ends at the end
+    /// of the address space and goes on at 0, of overlapping ones the lowest wins.
+    pub fn flaw(&self, off: u64, w: Width) -> Option<&'static str> {
+        let at = if self.selector.is_some() { self.viewed(off)? } else { off };
+        let reg = at & 0xff;
+        if reg > u64::from(regs::CTRL2) + 3 || reg + w.bytes() <= u64::from(regs::CTRL2) {
+            return None;
+        }
+        let at = u32::try_from(at).ok()? & !0xff;
+        if at >= regs::LEN_BYTES || !self.is_enabled(at) {
+            return None;
+        }
+        let (base, last) = self.span(at);
+        let direction = at & 0x100;
+        let overlaps = |other: u32| {
+            let (first, end) = self.span(other);
+            other != at && self.is_enabled(other) && first <= last && base <= end
+        };
+        if last < base {
+            Some("iatu-inverted")
+        } else if self.target(at).checked_add(last - base).is_none() {
+            Some("iatu-wraps")
+        } else if (0..regs::REGIONS).map(|n| n << 9 | direction).any(overlaps) {
+            Some("iatu-overlap")
+        } else {
+            None
+        }
+    }
+
+    /// `addr` relative to the base of the region at `at`, if the region holds all `len` bytes.
+    fn offset_in(&self, at: u32, addr: u64, len: u64) -> Option<u64> {
+        let (base, last) = self.span(at);
         let end = addr.checked_add(len.checked_sub(1)?)?;
         (base <= addr && end <= last).then(|| addr - base)
     }
@@ -115,12 +157,15 @@ impl Iatu {
     /// What a CPU access of `len` bytes at `addr` becomes; `None` if no enabled region translates it.
     pub fn outbound(&self, addr: u64, len: u64) -> Option<Outbound> {
         let (at, off) = (0..regs::REGIONS).map(regs::outbound).find_map(|at| {
-            let enabled = self.regs.word(at + regs::CTRL2) & regs::EN != 0;
-            enabled.then(|| self.offset_in(at, addr, len)).flatten().map(|off| (at, off))
+            self.is_enabled(at).then(|| self.offset_in(at, addr, len)).flatten().map(|off| (at, off))
         })?;
         let to = self.target(at).wrapping_add(off);
         match self.regs.word(at + regs::CTRL1) & regs::TYPE {
             regs::TYPE_MEM => Some(Outbound::Mem(to)),
+            regs::TYPE_IO => Some(Outbound::Io(to)),
+            kind if kind & regs::TYPE_MSG_MASK == regs::TYPE_MSG => {
+                Some(Outbound::Msg(self.regs.word(at + regs::CTRL2) as u8))
+            }
             kind @ (regs::TYPE_CFG0 | regs::TYPE_CFG1) => {
                 let shift = self.regs.word(at + regs::CTRL2) & regs::CFG_SHIFT != 0;
                 // Without the shift the whole region is one function and only the low bits select a register.
@@ -288,11 +333,42 @@ mod tests {
     }
 
     #[test]
-    fn io_and_message_regions_route_nowhere() {
+    fn io_and_message_regions_carry_their_kind() {
         let mut i = Iatu::new(true);
-        for kind in [0x2, 0x10] {
-            program(&mut i, 0, 0x6000_0000, 0x6000_ffff, 0, kind, regs::EN);
-            assert_eq!(i.outbound(0x6000_0000, 4), None);
+        program(&mut i, 0, 0x6000_0000, 0x6000_ffff, 0x1_0000, regs::TYPE_IO, regs::EN);
+        assert_eq!(i.outbound(0x6000_0004, 4), Some(Outbound::Io(0x1_0004)));
+        program(&mut i, 0, 0x6000_0000, 0x6000_ffff, 0, 0x13, regs::EN | 1 << 22 | 0x19);
+        assert_eq!(i.outbound(0x6000_0000, 4), Some(Outbound::Msg(0x19)));
+        program(&mut i, 0, 0x6000_0000, 0x6000_ffff, 0, 0x8, regs::EN);
+        assert_eq!(i.outbound(0x6000_0000, 4), None, "a reserved type");
+    }
+
+    #[test]
+    fn a_region_with_a_flaw_is_named_when_it_is_enabled() {
+        let cases: [(u64, u64, u64, Option<&str>); 5] = [
+            (0x6000_0000, 0x6000_ffff, 0, None),
+            (0x6001_0000, 0x6000_ffff, 0, Some("iatu-inverted")),
+            (0x6000_0000, 0x6002_ffff, u64::MAX - 0x1_ffff, Some("iatu-wraps")),
+            (0x7000_0000, 0x7000_ffff, 0, Some("iatu-overlap")),
+            (0x7001_0000, 0x7001_ffff, 0, None),
+        ];
+        for (base, last, target, want) in cases {
+            let mut i = Iatu::new(true);
+            program(&mut i, regs::outbound(5), 0x7000_0000, 0x7000_ffff, 0, 0, regs::EN);
+            program(&mut i, regs::inbound(1), base, last, 0, 0, regs::EN);
+            program(&mut i, regs::outbound(2), base, last, target, 0, regs::EN);
+            let ctrl2 = u64::from(regs::outbound(2) + regs::CTRL2);
+            assert_eq!(i.flaw(ctrl2, Width::B4), want, "{base:#x}");
+            assert_eq!(i.flaw(ctrl2 - 4, Width::B8), want, "by a wider write");
+            assert_eq!(i.flaw(ctrl2 + 4, Width::B4), None, "other registers may be halfway");
+            i.write(ctrl2, Width::B4, 0);
+            assert_eq!(i.flaw(ctrl2, Width::B4), None, "disabled");
         }
+        let mut i = Iatu::new(false);
+        i.viewport_write(0x900, Width::B4, 3);
+        i.viewport_write(0x90c, Width::B4, 0x6001_0000);
+        i.viewport_write(0x908, Width::B4, 1 << 31);
+        assert_eq!(i.flaw(0x908, Width::B4), Some("iatu-inverted"), "through the viewport");
+        assert_eq!(i.flaw(0x900, Width::B4), None);
     }
 }

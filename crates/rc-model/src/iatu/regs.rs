@@ -48,6 +48,12 @@ pub const UPPER_LIMIT: u32 = 0x20;
 pub const TYPE: u32 = 0x1f;
 /// Memory request.
 pub const TYPE_MEM: u32 = 0x0;
+/// I/O request.
+pub const TYPE_IO: u32 = 0x2;
+/// Message, with its routing in the low bits.
+pub const TYPE_MSG: u32 = 0x10;
+/// The bits that make it a message.
+pub const TYPE_MSG_MASK: u32 = 0x18;
 /// Type 0 configuration request.
 pub const TYPE_CFG0: u32 = 0x4;
 /// Type 1 configuration request.

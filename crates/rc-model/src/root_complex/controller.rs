@@ -35,6 +35,9 @@ use crate::wrapper::rockchip;
 use crate::wrapper::rockchip::Client;
 use crate::wrapper::Kind as Vendor;
 
+/// Code of PME_Turn_Off (PCIe §2.2.8.2).
+const MSG_PME_TURN_OFF: u8 = 0x19;
+
 /// The blocks. Reads and writes here have passed gating and are at most 64 bits wide.
 #[derive(Debug)]
 pub(super) struct Controller {
@@ -191,7 +194,7 @@ impl Controller {
             Window::Apb => self.client.write(off, w, v),
             Window::Elbi => {
                 if self.elbi.write(off, w, v) {
-                    self.link.turn_off(now);
+                    self.send_message(now, MSG_PME_TURN_OFF);
                 }
             }
             Window::Atu if self.soc.unroll => self.iatu.write(off, w, v),
@@ -211,6 +214,28 @@ impl Controller {
             Window::Reset => self.resets.write(off, w, v),
             Window::Phy => self.phy.write(off, w, v),
             Window::Atu | Window::Mhi | Window::Gpio | Window::Config | Window::Mem => {}
+        }
+    }
+
+    /// A message to the link. Of the messages that software sends by an outbound region, PME_Turn_Off acts here.
+    pub fn send_message(&mut self, now: SimTime, code: u8) {
+        self.dbi.count(Count::TxMessage);
+        if code == MSG_PME_TURN_OFF {
+            self.link.turn_off(now);
+        }
+    }
+
+    /// What is wrong with what a write of `w` at `off` of `win` has just left in the registers.
+    pub fn flaw(&self, win: Window, off: u64, w: Width) -> Option<&'static str> {
+        match win {
+            Window::Atu if self.soc.unroll => self.iatu.flaw(off, w),
+            Window::Dbi if self.iatu.claims(off) => self.iatu.flaw(off, w),
+            // The address is the first register of the block.
+            Window::Dbi if MsiCtrl::claims(off) && off < u64::from(msi_ctrl::regs::INTR0_ENABLE) => {
+                let (base, len) = self.soc.window(Window::Mem);
+                (base..base + len).contains(&self.msi.addr()).then_some("msi-in-mem-window")
+            }
+            _ => None,
         }
     }
 
@@ -381,6 +406,17 @@ impl Controller {
             off,
             write,
             why: why.to_owned(),
+        });
+    }
+
+    /// The guest did what no correct driver does.
+    pub fn bad_input(&mut self, cx: &mut Cx<'_, Event>, what: &str, window: Window, off: u64, write: bool) {
+        self.observer.counts.bad_input += 1;
+        self.observer.emit(cx, Kind::BadInput, || Event::BadInput {
+            what: what.to_owned(),
+            window,
+            off,
+            write,
         });
     }
 

@@ -126,7 +126,12 @@ impl RootComplex {
 
     /// A guest read of `w` at `off` of `win`.
     pub fn read(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width) -> u64 {
-        let Some(off) = self.begin(cx, win, off, w) else { return w.ones() };
+        if off & (w.bytes() - 1) != 0 {
+            return self.read_unaligned(cx, win, off, w);
+        }
+        if !self.begin(cx, win, off, w, false) {
+            return w.ones();
+        }
         if let Some(why) = self.port.gate(win) {
             self.port.gated(cx, win, off, false, why);
             self.aborted = self.strict;
@@ -149,7 +154,12 @@ impl RootComplex {
 
     /// A guest write of `w` at `off` of `win`.
     pub fn write(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width, v: u64) {
-        let Some(off) = self.begin(cx, win, off, w) else { return };
+        if off & (w.bytes() - 1) != 0 {
+            return self.write_unaligned(cx, win, off, w, v);
+        }
+        if !self.begin(cx, win, off, w, true) {
+            return;
+        }
         if let Some(why) = self.port.gate(win) {
             self.port.gated(cx, win, off, true, why);
             self.aborted = self.strict;
@@ -157,7 +167,12 @@ impl RootComplex {
         }
         match win {
             Window::Config | Window::Mem => {
+                // Memory writes do not change what the card claims.
+                let before = (win == Window::Config).then(|| self.card_claims());
                 let put = self.write_downstream(cx, win, off, w, v);
+                if let Some(what) = before.and_then(|b| self.card_flaw(b)) {
+                    self.port.bad_input(cx, what, win, off, true);
+                }
                 self.settle(cx);
                 if let Err(why) = put {
                     self.port.unrouted(cx, win, off, true, why);
@@ -167,9 +182,34 @@ impl RootComplex {
             Window::Reset => self.write_reset(cx, off, w, v),
             _ => {
                 self.port.write(cx.now, win, off, w, v);
+                if let Some(what) = self.port.flaw(win, off, w) {
+                    self.port.bad_input(cx, what, win, off, true);
+                }
                 self.settle(cx);
             }
         }
+    }
+
+    /// An access that is not aligned arrives as its bytes, lowest first; those outside the window read ones and write nothing.
+    fn read_unaligned(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width) -> u64 {
+        self.port.bad_input(cx, "unaligned", win, off, false);
+        let (mut v, mut aborted) = (0, false);
+        for i in 0..w.bytes() {
+            v |= self.read(cx, win, off.saturating_add(i), Width::B1) << (8 * i);
+            aborted |= self.aborted;
+        }
+        self.aborted = aborted;
+        v
+    }
+
+    fn write_unaligned(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width, v: u64) {
+        self.port.bad_input(cx, "unaligned", win, off, true);
+        let mut aborted = false;
+        for i in 0..w.bytes() {
+            self.write(cx, win, off.saturating_add(i), Width::B1, v >> (8 * i) & 0xff);
+            aborted |= self.aborted;
+        }
+        self.aborted = aborted;
     }
 
     /// Whether the last access ended in an external abort. Only a strict machine has any.
@@ -216,8 +256,8 @@ impl RootComplex {
         self.reset_endpoint(cx, ResetKind::PowerOn);
     }
 
-    /// What precedes every access. Returns the aligned offset, or nothing if the access does not fit the window.
-    fn begin(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width) -> Option<u64> {
+    /// What precedes every access. Returns whether the window holds all of it.
+    fn begin(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width, write: bool) -> bool {
         self.aborted = false;
         self.advance(cx);
         if self.port.observer.s5_armed {
@@ -228,8 +268,11 @@ impl RootComplex {
         if self.port.observer.after_s3 && self.port.clocked(win) {
             self.port.observer.counts.after_s3 += 1;
         }
-        let off = off & !(w.bytes() - 1);
-        (off.checked_add(w.bytes())? <= self.soc().window(win).1).then_some(off)
+        let fits = off.checked_add(w.bytes()).is_some_and(|end| end <= self.soc().window(win).1);
+        if !fits {
+            self.port.bad_input(cx, "past-the-end", win, off, write);
+        }
+        fits
     }
 
     fn advance(&mut self, cx: &mut Cx<'_, Event>) {
@@ -347,6 +390,8 @@ impl RootComplex {
                 Err("no-function")
             }
             Outbound::Mem(addr) if !self.port.dbi.forwards_mem(addr) => Err("bridge"),
+            // The functions have no I/O BARs.
+            Outbound::Io(_) => Err("no-function"),
             _ => Ok(to),
         }
     }
@@ -359,11 +404,11 @@ impl RootComplex {
         w: Width,
     ) -> Result<u64, Unrouted> {
         let to = self.route(win, off, w)?;
-        self.port.dbi.count(if matches!(to, Outbound::Mem(_)) {
-            Count::TxMemoryRead
-        } else {
-            Count::TxConfigRead
-        });
+        match to {
+            Outbound::Mem(_) => self.port.dbi.count(Count::TxMemoryRead),
+            Outbound::Cfg { .. } => self.port.dbi.count(Count::TxConfigRead),
+            Outbound::Io(_) | Outbound::Msg(_) => {}
+        }
         if let (Outbound::Cfg { reg, .. }, true) = (to, self.retries(to)) {
             return Ok(self.port.dbi.rrs_data(reg, w));
         }
@@ -379,6 +424,8 @@ impl RootComplex {
                 o if o.status == Completion::Success => o.data,
                 _ => return Err(self.unsupported()),
             },
+            // A message has no completion to carry data.
+            Outbound::Io(_) | Outbound::Msg(_) => return Err("no-function"),
         };
         self.port.dbi.received_tlp();
         Ok(data)
@@ -416,6 +463,10 @@ impl RootComplex {
         v: u64,
     ) -> Result<(), Unrouted> {
         let to = self.route(win, off, w)?;
+        if let Outbound::Msg(code) = to {
+            self.port.send_message(cx.now, code);
+            return Ok(());
+        }
         if matches!(to, Outbound::Mem(_)) {
             self.port.dbi.count(Count::TxMemoryWrite);
         } else {
@@ -441,6 +492,31 @@ impl RootComplex {
                 Completion::Success => Ok(()),
                 _ => Err("no-function"),
             },
+            Outbound::Io(_) | Outbound::Msg(_) => Err("no-function"),
+        }
+    }
+
+    /// Whether BARs of the endpoint overlap, and where its MSIs go if they are enabled.
+    fn card_claims(&self) -> (bool, Option<u64>) {
+        let Some(card) = &self.endpoint else { return (false, None) };
+        let claims = card.claims();
+        let meets =
+            |a: &(u64, u64), b: &(u64, u64)| a.0 < b.0.saturating_add(b.1) && b.0 < a.0.saturating_add(a.1);
+        let overlap = claims.iter().enumerate().any(|(n, a)| claims[..n].iter().any(|b| meets(a, b)));
+        (overlap, card.msi_target())
+    }
+
+    /// What the last write has made wrong in the endpoint's configuration. A message that changes while MSI is enabled is
+    /// none: Linux does that when it frees an interrupt (spec §4.4).
+    fn card_flaw(&self, before: (bool, Option<u64>)) -> Option<&'static str> {
+        let now = self.card_claims();
+        let elsewhere = |to: u64| to != self.port.msi.addr() && !self.port.is_its(to);
+        if now.0 && !before.0 {
+            Some("bars-overlap")
+        } else if before.1.is_none() && now.1.is_some_and(elsewhere) {
+            Some("msi-elsewhere")
+        } else {
+            None
         }
     }
 }

@@ -16,15 +16,16 @@ pub(super) enum Kind {
     Msi,
     Edge,
     Sample,
+    BadInput,
 }
 
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 
 impl Kind {
     /// Events per life: enough to see a pattern, little enough to keep whatever a guest does.
     const fn budget(self) -> u32 {
         match self {
-            Kind::Gated | Kind::Unrouted | Kind::Dma | Kind::Rogue => 64,
+            Kind::Gated | Kind::Unrouted | Kind::Dma | Kind::Rogue | Kind::BadInput => 64,
             Kind::Sample => 256,
             Kind::Msi | Kind::Edge => 4096,
         }
@@ -39,6 +40,7 @@ pub(super) struct Counts {
     pub rogue_msi: u64,
     pub dma_refused: u64,
     pub unrouted: u64,
+    pub bad_input: u64,
     pub after_s3: u64,
 }
 

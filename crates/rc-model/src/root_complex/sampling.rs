@@ -85,6 +85,7 @@ fn count_items(c: &Controller, put: &mut dyn FnMut(&str, u64)) {
     put("count.rogue_msi", counts.rogue_msi);
     put("count.dma_refused", counts.dma_refused);
     put("count.unrouted", counts.unrouted);
+    put("count.bad_input", counts.bad_input);
     put("count.after_s3", counts.after_s3);
 }
 

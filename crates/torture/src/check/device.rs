@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rc_model::Event;
 use rc_model::Sample;
 use rc_model::SamplePoint;
+use rc_model::Window;
 
 use crate::finding::Class;
 use crate::finding::Finding;
@@ -309,8 +310,48 @@ fn check_event(e: &Event) -> Option<Finding> {
         .fact("requester", rid)
         .fact("address", format!("{addr:#x}"))
         .fact("data", format!("{data:#x}")),
+        Event::BadInput { what, window, off, write } => {
+            bad_input(what, *window, *off, *write, bad_input_text(what))
+        }
+        // With the link down or without a function, all ones are an answer that drivers rely on; these two are not.
+        Event::Unrouted { window, off, write, why } if why == "no-window" => {
+            bad_input(why, *window, *off, *write, "no outbound region translates this address")
+        }
+        Event::Unrouted { window, off, write, why } if why == "bridge" => {
+            bad_input(why, *window, *off, *write, "the root port does not forward this address")
+        }
         _ => return None,
     })
+}
+
+fn bad_input(what: &str, window: Window, off: u64, write: bool, text: &str) -> Finding {
+    let name = rc_model::register_name(window, off).unwrap_or_default();
+    let verb = if write { "write" } else { "read" };
+    Finding::new(
+        Class::BadInput,
+        Source::DeviceModel,
+        format!("bad input: {what}"),
+        format!("{verb} of {window:?} {off:#x} {name}: {text}"),
+    )
+    .fact("window", format!("{window:?}"))
+    .fact("offset", format!("{off:#x}"))
+    .fact("register", name)
+}
+
+fn bad_input_text(what: &str) -> &'static str {
+    match what {
+        "unaligned" => "not aligned to its width; it was taken apart into bytes",
+        "past-the-end" => "it reaches past the end of the window; reads ones, writes nothing",
+        "iatu-inverted" => "an iATU region was enabled that ends before it begins; it holds nothing",
+        "iatu-wraps" => "an iATU region was enabled whose target wraps around the end of the address space",
+        "iatu-overlap" => "an iATU region was enabled that overlaps another; the lower-numbered one wins",
+        "msi-in-mem-window" => "the MSI controller's address lies where endpoints have their BARs",
+        "bars-overlap" => "two BARs of the endpoint claim the same memory; the lower-numbered one wins",
+        "msi-elsewhere" => {
+            "the endpoint's MSI is enabled and does not go to the controller; each one will overwrite memory"
+        }
+        _ => "no correct driver does this",
+    }
 }
 
 #[cfg(test)]
@@ -377,6 +418,30 @@ mod tests {
         assert_eq!(check_fresh(&cold, &same), vec![]);
         let dirty = sample(SamplePoint::S5, &[("msi.enable[0]", 1)]);
         assert!(check_fresh(&cold, &dirty)[0].evidence["registers"].contains("msi.enable[0] = 0x1"));
+    }
+
+    #[test]
+    fn bad_input_is_a_finding_of_its_kind_and_a_dead_link_is_none() {
+        let event =
+            |what: &str| Event::BadInput { what: what.into(), window: Window::Atu, off: 0x204, write: true };
+        let found = check_events(&[event("iatu-overlap"), event("unaligned"), event("iatu-overlap")]);
+        let rules: Vec<&str> = found.iter().map(|f| f.rule.as_str()).collect();
+        assert_eq!(rules, ["bad input: iatu-overlap", "bad input: unaligned", "bad input: iatu-overlap"]);
+        assert!(found.iter().all(|f| f.class == Class::BadInput));
+        assert_eq!(found[0].evidence["register"], "OB1.REGION_CTRL2");
+        let lost = |why: &str| Event::Unrouted { window: Window::Mem, off: 0, write: false, why: why.into() };
+        let found = check_events(&["link-down", "no-function", "timeout", "no-window", "bridge"].map(lost));
+        let rules: Vec<&str> = found.iter().map(|f| f.rule.as_str()).collect();
+        assert_eq!(rules, ["bad input: no-window", "bad input: bridge"]);
+    }
+
+    #[test]
+    fn every_kind_of_bad_input_that_the_model_documents_has_a_text() {
+        let doc = include_str!("../../../rc-model/src/event.rs");
+        let kinds = doc.split("BadInput {").nth(1).and_then(|d| d.split("what:").next()).unwrap_or_default();
+        let kinds: Vec<&str> = kinds.split('"').skip(1).step_by(2).collect();
+        assert!(kinds.len() >= 8, "{kinds:?}");
+        assert!(kinds.iter().all(|k| !bad_input_text(k).starts_with("no correct")), "{kinds:?}");
     }
 
     #[test]
