@@ -7,6 +7,7 @@ use block::Cx;
 use block::ResetKind;
 use block::Width;
 use endpoints::EndpointTest;
+use proptest::prelude::*;
 use rc_fuzz::machine::MS;
 use rc_fuzz::machine::MSI_TARGET;
 use rc_fuzz::recorder::Recorder;
@@ -361,4 +362,60 @@ fn counters_see_what_passes_the_link() {
     let seen: Vec<u32> =
         [(7, 3), (7, 1), (7, 0), (5, 0)].into_iter().map(|(g, e)| counter(&mut m, g, e)).collect();
     assert_eq!(seen, [1, 1, 1, 1]);
+}
+
+/// Fault or action number `n` of a random sequence.
+fn happen(m: &mut Machine, n: u32) {
+    match n {
+        0 => world(m, |rc, cx| rc.set_slot(cx, Slot::Absent)),
+        1 => world(m, |rc, cx| rc.set_slot(cx, Slot::Mute)),
+        2 | 3 => world(m, |rc, cx| rc.set_slot(cx, Slot::Present)),
+        4 => world(m, |rc, cx| rc.surprise_down(cx)),
+        5 => world(m, |rc, cx| rc.change_rate(cx, Rate { speed: 1, width: 1 })),
+        6 => m.rc.set_rrs_count(2),
+        7 => m.rc.lose_completions(2),
+        8 => world(m, |rc, cx| rc.send_pme(cx)),
+        9 => world(m, |rc, cx| rc.send_error(cx, ErrorMessage::Fatal)),
+        10 => m.writew(Window::Dbi, DPC + 6, 0x4b),
+        11 => m.writew(Window::Dbi, DPC + 8, 0x9),
+        12 => m.gpio_set(soc::GPIO_PERST, false),
+        13 => m.reset_line(soc::RESET_CORE, true),
+        14 => m.writel(Window::Elbi, 4, 0x10),
+        15 => m.raise(0, 0),
+        16 => m.power_on_reset(),
+        17 => {
+            m.readl(Window::Config, 0);
+            m.readl(Window::Mem, 8);
+        }
+        _ => {
+            m.link_up();
+            m.open_downstream();
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_sequence_of_faults_leaves_a_machine_that_a_new_start_brings_back(
+        faults in proptest::collection::vec((0..22u32, 0..30u64), 0..40),
+    ) {
+        let mut m = Machine::with(config());
+        for (n, ms) in faults {
+            happen(&mut m, n);
+            m.sleep(ms * MS);
+            let up = m.item("rp.dllla") == 1;
+            prop_assert!(!up || m.rc.slot() == Slot::Present, "after {}", n);
+            let inta = m.item("rp.intx") | if up { m.item("ep.intx") } else { 0 };
+            prop_assert_eq!(u64::from(m.line(soc::IRQ_INTA)), inta & 1, "after {}", n);
+        }
+        m.rc.set_rrs_count(0);
+        m.rc.lose_completions(0);
+        m.gpio_set(soc::GPIO_PERST, false);
+        world(&mut m, |rc, cx| rc.set_slot(cx, Slot::Present));
+        m.reset_line(soc::RESET_CORE, true);
+        m.link_up();
+        m.open_downstream();
+        prop_assert!(m.dllla());
+        prop_assert_eq!(m.readl(Window::Config, 0), 0xb500_104c);
+    }
 }
