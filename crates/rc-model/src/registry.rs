@@ -234,6 +234,8 @@ fn place(win: Window, off: u64) -> Option<Place> {
         Window::Reset => find(reset::regs::REGS, 0, off),
         Window::Phy => find(phy::regs::REGS, 0, off),
         Window::Apb => find(rockchip::regs::REGS, 0, off),
+        Window::Ecam if off < 0x1000 => dbi_place(off),
+        Window::Ecam => place(Window::Config, off),
     }
 }
 

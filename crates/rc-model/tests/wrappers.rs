@@ -4,6 +4,7 @@ use endpoints::EndpointTest;
 use rc_fuzz::machine::Machine;
 use rc_fuzz::machine::MS;
 use rc_model::soc;
+use rc_model::wrapper::qcom::SA8255P;
 use rc_model::wrapper::rockchip::RK3568;
 use rc_model::wrapper::snps::SNPS;
 use rc_model::Config;
@@ -104,4 +105,42 @@ fn a_sample_has_no_item_of_what_is_not_there() {
     assert!(
         has(&RK3568, "apb.ltssm_en") && !has(&SNPS, "apb.ltssm_en") && !has(&soc::SM8250, "apb.ltssm_en")
     );
+}
+
+/// A configuration address in ECAM.
+fn ecam(bus: u64, dev: u64, reg: u64) -> u64 {
+    bus << 20 | dev << 15 | reg
+}
+
+#[test]
+fn a_port_that_firmware_runs_is_up_and_bus_0_of_its_ecam_is_dbi() {
+    let mut m = machine(&SA8255P);
+    m.sleep(30 * MS);
+    assert_eq!(m.readl(Window::Ecam, ecam(0, 0, 0)) & 0xffff, 0x17cb);
+    assert_eq!(m.readl(Window::Ecam, ecam(0, 0, 8)) >> 8, 0x06_0400, "firmware has set the class");
+    assert_eq!(m.readl(Window::Ecam, ecam(0, 1, 0)), u32::MAX);
+    assert_eq!(m.readl(Window::Ecam, ecam(1, 0, 0)), u32::MAX, "no bus number yet");
+    m.writel(Window::Ecam, ecam(0, 0, 0x18), 0x01_0100);
+    assert_eq!(m.readl(Window::Ecam, ecam(1, 0, 0)), 0xb500_104c);
+    assert_eq!(m.readl(Window::Ecam, ecam(1, 1, 0)), u32::MAX);
+    assert_eq!(m.readl(Window::Ecam, ecam(3, 31, 0xffc)), u32::MAX, "the last bus there is");
+}
+
+#[test]
+fn firmwares_imsi_rx_answers_at_ecam_and_takes_msis_at_address_0() {
+    let mut m = machine(&SA8255P);
+    m.sleep(30 * MS);
+    let (mem, _) = m.soc.window(Window::Mem);
+    m.writel(Window::Ecam, ecam(0, 0, 0x18), 0x01_0100);
+    m.writel(Window::Ecam, ecam(0, 0, 0x20), (mem as u32) >> 16 | mem as u32);
+    m.writel(Window::Ecam, ecam(0, 0, 0x04), 0x6);
+    m.writel(Window::Ecam, ecam(1, 0, 0x10), mem as u32);
+    m.writel(Window::Ecam, ecam(1, 0, 0x04), 0x6);
+    m.writel(Window::Ecam, 0x82c, 0);
+    m.writel(Window::Ecam, 0x828, u32::MAX);
+    // Address 0 is what Linux 7.3 programs there (spec §1.5), into iMSI-RX and into the function.
+    m.writel(Window::Ecam, ecam(1, 0, 0x52) & !3, 1 << 16 | 0x5005);
+    m.raise(1, 1);
+    assert_eq!((m.item("count.msi"), m.item("count.rogue_msi")), (1, 0));
+    assert!(m.line(soc::IRQ_MSI0));
 }

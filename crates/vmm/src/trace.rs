@@ -195,7 +195,7 @@ fn decode_record(r: &[u8]) -> Option<Entry> {
 }
 
 /// Order of windows in the file format: only ever append.
-const WINDOWS: [Window; 11] = [
+const WINDOWS: [Window; 12] = [
     Window::Parf,
     Window::Dbi,
     Window::Elbi,
@@ -207,6 +207,7 @@ const WINDOWS: [Window; 11] = [
     Window::Reset,
     Window::Phy,
     Window::Apb,
+    Window::Ecam,
 ];
 
 fn window_code(w: Window) -> u8 {

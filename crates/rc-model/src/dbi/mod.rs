@@ -28,6 +28,7 @@ use pcie::Bdf;
 use pcie::ErrorMessage;
 
 use crate::soc::Soc;
+use crate::wrapper::Kind;
 use ras_des::Count;
 use ras_des::RasDes;
 
@@ -114,10 +115,12 @@ const EQ_REGS: [u32; 2] = [regs::GEN3_EQ_CONTROL, regs::GEN3_EQ_FB_MODE_DIR_CHAN
 impl Dbi {
     /// The port of `soc` after power-on, with or without a card in the slot.
     pub fn new(soc: &Soc, card_present: bool) -> Self {
+        // What firmware runs it has set up: the OS never writes the class (spec §1.5).
+        let firmware = soc.wrapper.kind == Kind::QcomFirmware;
         let ids = Ids {
             vendor: regs::VENDOR,
             device: regs::DEVICE,
-            class: regs::RESET_CLASS,
+            class: if firmware { regs::BRIDGE_CLASS } else { regs::RESET_CLASS },
             pin: 1,
             ..Ids::default()
         };

@@ -17,6 +17,8 @@ pub const VENDOR: u16 = 0x17cb;
 pub const DEVICE: u16 = 0x010b;
 /// Class code out of reset. INFERRED: not a bridge, or the driver would not have to correct it.
 pub const RESET_CLASS: u32 = 0xff_0000;
+/// Class of a PCI bridge, which the driver writes.
+pub const BRIDGE_CLASS: u32 = 0x06_0400;
 
 /// PCI Express capability: the first, so that Linux' walk before each config access is short (spec §2.5).
 pub const EXP: u32 = 0x70;

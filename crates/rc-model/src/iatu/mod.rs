@@ -168,8 +168,9 @@ impl Iatu {
             }
             kind @ (regs::TYPE_CFG0 | regs::TYPE_CFG1) => {
                 let shift = self.regs.word(at + regs::CTRL2) & regs::CFG_SHIFT != 0;
-                // Without the shift the whole region is one function and only the low bits select a register.
-                let bdf = if shift { to >> 12 } else { self.target(at) >> 16 };
+                // Without the shift the whole region is one function and only the low bits select a register. With it bits 27:12
+                // of the CPU address are the function: Linux 7.3 programs target 0 (dw_pcie_config_ecam_iatu).
+                let bdf = if shift { addr >> 12 } else { self.target(at) >> 16 };
                 Some(Outbound::Cfg {
                     bdf: Bdf(bdf as u16),
                     reg: (off & 0xfff) as u16,
@@ -273,16 +274,8 @@ mod tests {
         let cfg = |bdf, reg, type1| Some(Outbound::Cfg { bdf, reg, type1 });
         assert_eq!(i.outbound(0x6010_0004, 4), cfg(bdf, 4, false));
         assert_eq!(i.outbound(0x6011_0ffc, 4), cfg(bdf, 0xffc, false), "only offset[11:0] counts");
-        program(
-            &mut i,
-            0,
-            0x7000_0000,
-            0x701f_ffff,
-            0x0010_0000,
-            regs::TYPE_CFG1,
-            regs::EN | regs::CFG_SHIFT,
-        );
-        assert_eq!(i.outbound(0x7000_8010, 4), cfg(Bdf::new(1, 1, 0), 0x10, true));
+        program(&mut i, 0, 0x7010_0000, 0x701f_ffff, 0, regs::TYPE_CFG0, regs::EN | regs::CFG_SHIFT);
+        assert_eq!(i.outbound(0x7010_8010, 4), cfg(Bdf::new(1, 1, 0), 0x10, false));
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Controller {
         match win {
             Window::Gpio | Window::Reset | Window::Phy => None,
             Window::Parf | Window::Mhi | Window::Apb => (!self.gpio.ahb_clock_on()).then_some("clock"),
-            Window::Dbi | Window::Elbi | Window::Atu | Window::Config | Window::Mem => {
+            Window::Dbi | Window::Elbi | Window::Atu | Window::Config | Window::Mem | Window::Ecam => {
                 if !self.gpio.clocks_on() {
                     Some("clock")
                 } else {
@@ -178,7 +178,7 @@ impl Controller {
             Window::Gpio => self.gpio.read(off, w),
             Window::Reset => self.resets.read(off, w),
             Window::Phy => self.phy.read(&self.resets, off, w),
-            Window::Atu | Window::Apb | Window::Config | Window::Mem => w.ones(),
+            Window::Atu | Window::Apb | Window::Config | Window::Mem | Window::Ecam => w.ones(),
         }
     }
 
@@ -213,7 +213,7 @@ impl Controller {
             }
             Window::Reset => self.resets.write(off, w, v),
             Window::Phy => self.phy.write(off, w, v),
-            Window::Atu | Window::Mhi | Window::Gpio | Window::Config | Window::Mem => {}
+            Window::Atu | Window::Mhi | Window::Gpio | Window::Config | Window::Mem | Window::Ecam => {}
         }
     }
 
@@ -243,7 +243,7 @@ impl Controller {
         match self.soc.wrapper.kind {
             Vendor::Qcom => !self.parf.phy_powered_down() && self.phy.up(&self.resets),
             Vendor::Rockchip => self.phy.up(&self.resets),
-            Vendor::Snps => true,
+            Vendor::Snps | Vendor::QcomFirmware => true,
         }
     }
 
@@ -251,7 +251,7 @@ impl Controller {
         match self.soc.wrapper.kind {
             Vendor::Qcom => self.parf.ltssm_en() || self.elbi.lt_enable(),
             Vendor::Rockchip => self.client.ltssm_en(),
-            Vendor::Snps => true,
+            Vendor::Snps | Vendor::QcomFirmware => true,
         }
     }
 
@@ -386,7 +386,7 @@ impl Controller {
                 IrqLevels::from(self.client.legacy(intx)) << soc::IRQ_LEGACY
                     | IrqLevels::from(self.client.sys()) << soc::IRQ_SYS
             }
-            Vendor::Snps => IrqLevels::from(intx) << soc::IRQ_INTA,
+            Vendor::Snps | Vendor::QcomFirmware => IrqLevels::from(intx) << soc::IRQ_INTA,
         };
         msi << soc::IRQ_MSI0 | vendor
     }

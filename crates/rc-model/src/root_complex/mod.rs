@@ -37,6 +37,7 @@ use crate::sample::Sample;
 use crate::sample::SamplePoint;
 use crate::soc::Soc;
 use crate::soc::Window;
+use crate::wrapper::Kind as Vendor;
 use controller::Controller;
 use observer::Kind;
 
@@ -101,6 +102,15 @@ impl std::fmt::Debug for RootComplex {
     }
 }
 
+/// Where an access goes that may be one to ECAM: bus 0 is the port alone, which is DBI; nothing: nobody answers.
+fn ecam(win: Window, off: u64) -> Option<(Window, u64)> {
+    let bdf = Bdf((off >> 12) as u16);
+    match win {
+        Window::Ecam if bdf.bus() == 0 => (bdf == Bdf::new(0, 0, 0)).then_some((Window::Dbi, off & 0xfff)),
+        _ => Some((win, off)),
+    }
+}
+
 /// Why a downstream request ended nowhere.
 type Unrouted = &'static str;
 
@@ -132,13 +142,14 @@ impl RootComplex {
         if !self.begin(cx, win, off, w, false) {
             return w.ones();
         }
+        let Some((win, off)) = ecam(win, off) else { return w.ones() };
         if let Some(why) = self.port.gate(win) {
             self.port.gated(cx, win, off, false, why);
             self.aborted = self.strict;
             return w.ones();
         }
         match win {
-            Window::Config | Window::Mem => {
+            Window::Config | Window::Mem | Window::Ecam => {
                 let got = self.read_downstream(cx, win, off, w);
                 // What came back may have been an error that DPC contains.
                 self.settle(cx);
@@ -160,15 +171,16 @@ impl RootComplex {
         if !self.begin(cx, win, off, w, true) {
             return;
         }
+        let Some((win, off)) = ecam(win, off) else { return };
         if let Some(why) = self.port.gate(win) {
             self.port.gated(cx, win, off, true, why);
             self.aborted = self.strict;
             return;
         }
         match win {
-            Window::Config | Window::Mem => {
+            Window::Config | Window::Mem | Window::Ecam => {
                 // Memory writes do not change what the card claims.
-                let before = (win == Window::Config).then(|| self.card_claims());
+                let before = (win != Window::Mem).then(|| self.card_claims());
                 let put = self.write_downstream(cx, win, off, w, v);
                 if let Some(what) = before.and_then(|b| self.card_flaw(b)) {
                     self.port.bad_input(cx, what, win, off, true);
@@ -378,7 +390,14 @@ impl RootComplex {
     /// Where an outbound access goes, as far as the port decides it.
     fn route(&self, win: Window, off: u64, w: Width) -> Result<Outbound, Unrouted> {
         let cpu_addr = self.soc().window(win).0 + off;
-        let to = self.port.iatu.outbound(cpu_addr, w.bytes()).ok_or("no-window")?;
+        let to = match win {
+            Window::Ecam => {
+                Outbound::Cfg { bdf: Bdf((off >> 12) as u16), reg: (off & 0xfff) as u16, type1: false }
+            }
+            // INFERRED: firmware's window maps one to one.
+            _ if self.soc().wrapper.kind == Vendor::QcomFirmware => Outbound::Mem(cpu_addr),
+            _ => self.port.iatu.outbound(cpu_addr, w.bytes()).ok_or("no-window")?,
+        };
         if !self.port.link.up() {
             return Err("link-down");
         }

@@ -49,7 +49,7 @@ fn wrapper_items(c: &Controller, now: SimTime, put: &mut dyn FnMut(&str, u64)) {
             put("apb.misc_mask", c.client.misc_mask().into());
             put("apb.misc_status", c.client.misc_status().into());
         }
-        Kind::Snps => {}
+        Kind::Snps | Kind::QcomFirmware => {}
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Kind {
     Qcom,
     /// Rockchip: client registers.
     Rockchip,
+    /// Qualcomm, but firmware's: it powers the controller, trains the link and programs the iATU; the OS sees ECAM (spec §1.5).
+    QcomFirmware,
     /// None: the core alone, as Synopsys' platform driver expects it.
     Snps,
 }
@@ -39,7 +41,8 @@ pub struct Wrapper {
     pub module: &'static str,
     /// Base address and length in bytes of each window, in ascending order.
     pub map: &'static [(Window, u64, u64)],
-    /// `reg` by `reg-names`, in order: from the first window to the end of the last. The first entry names the device.
+    /// `reg` by `reg-names`, in order: from the first window to the end of the last. The first entry names the device. An empty
+    /// name: the binding has none.
     pub reg: &'static [(&'static str, Window, Window)],
     /// Interrupt outputs by name; those but INTA–INTD are the node's `interrupts`, in this order.
     pub lines: &'static [(u32, &'static str)],
@@ -68,6 +71,15 @@ impl Wrapper {
     pub fn span(&self, first: Window, last: Window) -> (u64, u64) {
         let (base, end) = (self.window(first).0, self.window(last));
         (base, end.0 + end.1 - base)
+    }
+
+    /// Buses that the configuration windows have room for, 1 MiB each; a window for one function at a time serves all.
+    pub fn buses(&self) -> u32 {
+        let len = self.window(Window::Config).1.max(self.window(Window::Ecam).1);
+        match (len >> 20) as u32 {
+            0 | 1 => 256,
+            n => n,
+        }
     }
 
     /// The name that Linux gives the platform device.
