@@ -163,6 +163,8 @@ pub enum Value {
     Hello(Hello),
     /// Nothing to tell.
     Done,
+    /// Of [`Op::Insmod`]: the module's functions, to name addresses in traces; none if the kernel does not tell.
+    Loaded(Vec<Symbol>),
     /// Of [`Op::WaitEndpoint`].
     Endpoint(Endpoint),
     /// Of [`Op::ExerciseIrqs`].
@@ -171,6 +173,17 @@ pub enum Value {
     Irqs(IrqSnapshot),
     /// Of [`Op::SystemState`].
     System(SystemState),
+}
+
+/// A function of a loaded module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Symbol {
+    /// Its first byte.
+    pub address: u64,
+    /// Its size.
+    pub len_bytes: u64,
+    /// Its name.
+    pub name: String,
 }
 
 /// Who the agent is and what it runs on.

@@ -267,13 +267,10 @@ pub struct TraceArgs {
     /// Only this cycle of the file, counted from 1
     #[arg(long, value_name = "N")]
     pub cycle: Option<usize>,
-    /// Only these windows, separated by commas: parf, dbi, elbi, atu, mhi, config, mem, gpio, reset, phy
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
-    pub window: Vec<String>,
-    /// Only writes
-    #[arg(long)]
-    pub writes: bool,
-    /// Compare with another trace (or with --with-cycle of the same): times and vCPUs do not count
+    #[command(flatten)]
+    pub only: TraceFilter,
+    /// Compare with another trace (or with --with-cycle of the same): the same registers in the same order, with the same values?
+    /// Times, vCPUs and addresses of code do not count. Exit code 1 if they differ
     #[arg(long, value_name = "FILE")]
     pub diff: Option<PathBuf>,
     /// Cycle of the other trace; the same as --cycle if it is not given
@@ -282,6 +279,38 @@ pub struct TraceArgs {
     /// Write a JSON file that trace viewers (chrome://tracing, Perfetto) open
     #[arg(long, value_name = "FILE", conflicts_with = "diff")]
     pub chrome: Option<PathBuf>,
+    /// Write a recording that tests replay against the model: everything from power-on to the end of cycle 1
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["diff", "chrome"])]
+    pub record: Option<PathBuf>,
+}
+
+/// Which accesses of a trace.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TraceFilter {
+    /// Only these windows, separated by commas: parf, dbi, elbi, atu, mhi, config, mem, gpio, reset, phy, apb
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub window: Vec<String>,
+    /// Only registers whose name contains this, e.g. LTSSM
+    #[arg(long, value_name = "NAME")]
+    pub register: Option<String>,
+    /// Only accesses from functions whose name contains this, e.g. qcom_pcie
+    #[arg(long, value_name = "SUBSTRING")]
+    pub symbol: Option<String>,
+    /// Only what happened in these phases, separated by commas, e.g. insmod,rmmod
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub phase: Vec<String>,
+    /// Only accesses of this vCPU
+    #[arg(long, value_name = "N")]
+    pub vcpu: Option<u8>,
+    /// Only from this time since power-on, ms
+    #[arg(long, value_name = "MS")]
+    pub from_ms: Option<f64>,
+    /// Only up to this time since power-on, ms
+    #[arg(long, value_name = "MS")]
+    pub to_ms: Option<f64>,
+    /// Only writes
+    #[arg(long)]
+    pub writes: bool,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod front;
 mod job;
 mod outer;
 mod progress;
+mod symbols;
 mod worker;
 
 use std::process::ExitCode;

@@ -51,7 +51,10 @@ use guest::execute;
 
 #[cfg(target_arch = "aarch64")]
 mod guest {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
     use std::collections::VecDeque;
+    use std::rc::Rc;
     use std::sync::mpsc::channel;
     use std::sync::mpsc::Receiver;
     use std::sync::mpsc::RecvTimeoutError;
@@ -62,6 +65,7 @@ mod guest {
     use guest_agent::Op;
     use guest_agent::Reply;
     use guest_agent::Request;
+    use guest_agent::Symbol;
     use guest_agent::Value;
     use guest_agent::MAX_LINE_BYTES;
     use rc_model::soc::SpiState;
@@ -143,6 +147,10 @@ mod guest {
         /// When the link, its reset or its clocks last changed.
         link_changed: Instant,
         trace: bool,
+        /// Functions of loaded modules, by module as its insmod named it.
+        modules: BTreeMap<String, Vec<Symbol>>,
+        /// When the engine's phases began, since the last trace was handed over.
+        phases: Phases,
         /// The stream to the front-end broke: nobody listens, stop.
         deaf: bool,
     }
@@ -161,6 +169,8 @@ mod guest {
                 ended: None,
                 link_changed: started,
                 trace,
+                modules: BTreeMap::new(),
+                phases: Phases::default(),
                 deaf: false,
             }
         }
@@ -172,7 +182,16 @@ mod guest {
                     self.measured("vmm_rss_beyond_guest_ram_bytes", rss_beyond_guest_ram());
                     // The engine's observer cannot borrow the machine, so events are queued in between.
                     let mut events = EventPipe(self.out.0.try_clone().context("clone the stream")?);
-                    torture::engine::run(&mut self, plan, hello, boot_ms, &mut |e| events.send(e));
+                    let phases = Rc::clone(&self.phases);
+                    // The trace counts from power-on of the machine.
+                    let (now, then) = (self.vm.now().0, Instant::now());
+                    torture::engine::run(&mut self, plan, hello, boot_ms, &mut |e| {
+                        if let torture::Event::Phase { phase, .. } = &e {
+                            let at = now + then.elapsed().as_nanos() as u64;
+                            phases.borrow_mut().push((at, phase.clone()));
+                        }
+                        events.send(e);
+                    });
                     self.measured("vmm_rss_beyond_guest_ram_bytes", rss_beyond_guest_ram());
                     self.measured("mmio_exits", self.vm.stats().mmio_exits);
                     self.power_off();
@@ -310,6 +329,14 @@ mod guest {
             }
         }
 
+        /// The function of a module that `pc` is in.
+        fn symbol(&self, pc: u64) -> Option<String> {
+            self.modules.iter().find_map(|(module, symbols)| {
+                let s = symbols.iter().find(|s| pc.wrapping_sub(s.address) < s.len_bytes)?;
+                Some(format!("{}+{:#x} [{}]", s.name, pc - s.address, module.replace('-', "_")))
+            })
+        }
+
         /// Take in events until `deadline` or until one has come.
         fn pump(&mut self, deadline: Instant) {
             let wait = deadline.saturating_duration_since(Instant::now());
@@ -366,8 +393,13 @@ mod guest {
 
     impl Machine for Link<'_> {
         fn call(&mut self, op: Op, timeout: Duration) -> Result<Value, CallError> {
+            let module = if let Op::Insmod { module, .. } = &op { Some(module.clone()) } else { None };
             let id = self.send(op);
-            self.reply(id, timeout)
+            let value = self.reply(id, timeout)?;
+            if let (Some(module), Value::Loaded(symbols)) = (module, &value) {
+                self.modules.insert(module, symbols.clone());
+            }
+            Ok(value)
         }
 
         fn sample(&mut self, point: SamplePoint) -> Sample {
@@ -423,10 +455,17 @@ mod guest {
             if !self.trace {
                 return;
             }
-            let bytes = vmm::trace::encode(&self.vm.take_trace());
+            let mut taken = self.vm.take_trace();
+            taken.phases = self.phases.take();
+            let named = taken.unnamed().into_iter().filter_map(|pc| Some((pc, self.symbol(pc)?)));
+            taken.symbols = named.collect();
+            let bytes = vmm::trace::encode(&taken);
             self.deaf |= self.out.frame(stream::Kind::Trace, &bytes).is_err();
         }
     }
+
+    /// Begin and name of phases.
+    type Phases = Rc<RefCell<Vec<(u64, String)>>>;
 
     /// The engine's events, on their way to the front-end. A broken stream shows at the next frame of the link.
     struct EventPipe(File);

@@ -12,6 +12,7 @@ use rc_model::RootComplex;
 use rc_model::Window;
 use vmm::bus::Answer;
 use vmm::bus::Lines;
+use vmm::bus::Origin;
 use vmm::bus::RcBus;
 
 struct NoLines;
@@ -19,6 +20,10 @@ struct NoLines;
 impl Lines for NoLines {
     fn set(&mut self, _: u32, _: bool) {}
     fn its_msi(&mut self, _: rc_model::Bdf, _: u64, _: u32) {}
+}
+
+fn cpu(vcpu: u8) -> Origin {
+    Origin { vcpu, pc: 0 }
 }
 
 fn dispatch(c: &mut Criterion) {
@@ -33,12 +38,12 @@ fn dispatch(c: &mut Criterion) {
     );
     let gpio = soc::window(Window::Gpio).0;
     let clocks = ((1_u64 << soc::SM8250.clocks.len()) - 1) << soc::GPIO_CLK0;
-    bus.write(0, gpio + soc::gpio::DIROUT, Width::B4, clocks);
-    bus.write(0, gpio + soc::gpio::SET, Width::B4, clocks);
-    bus.write(0, soc::window(Window::Reset).0, Width::B4, 0);
+    bus.write(cpu(0), gpio + soc::gpio::DIROUT, Width::B4, clocks);
+    bus.write(cpu(0), gpio + soc::gpio::SET, Width::B4, clocks);
+    bus.write(cpu(0), soc::window(Window::Reset).0, Width::B4, 0);
     let dbi = soc::window(Window::Dbi).0;
-    assert_eq!(bus.read(0, dbi, Width::B2), Answer::Value(0x17cb), "the core answers");
-    c.bench_function("dbi_read", |b| b.iter(|| bus.read(0, dbi + 0x80, Width::B4)));
+    assert_eq!(bus.read(cpu(0), dbi, Width::B2), Answer::Value(0x17cb), "the core answers");
+    c.bench_function("dbi_read", |b| b.iter(|| bus.read(cpu(0), dbi + 0x80, Width::B4)));
 }
 
 criterion_group!(benches, dispatch);

@@ -52,6 +52,15 @@ pub enum Answer {
     Nobody,
 }
 
+/// Who in the guest makes an access.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Which vCPU.
+    pub vcpu: u8,
+    /// Its program counter; 0 if it is not known.
+    pub pc: u64,
+}
+
 /// Gives the time since power-on.
 pub type Clock = Box<dyn Fn() -> SimTime + Send + Sync>;
 /// Takes the model's observations.
@@ -118,33 +127,48 @@ impl RcBus {
         (off < *len).then_some((*window, off))
     }
 
+    /// Whether an access at `addr` is recorded, so that it is worth knowing where it comes from.
+    pub fn traces(&self, addr: u64) -> bool {
+        self.trace.is_some() && self.decode(addr).is_some()
+    }
+
     /// A guest read.
-    pub fn read(&self, vcpu: u8, addr: u64, w: Width) -> Answer {
+    pub fn read(&self, by: Origin, addr: u64, w: Width) -> Answer {
         let Some((window, off)) = self.decode(addr) else { return Answer::Nobody };
-        self.interposer.pass(&Access { window, off, write: false, vcpu });
-        let (value, aborted) = self.with_model(|rc, cx| (rc.read(cx, window, off, w), rc.aborted()));
-        self.record(vcpu, window, off, w, false, value);
-        if aborted {
-            Answer::Abort
-        } else {
-            Answer::Value(value)
-        }
+        self.access(by, window, off, w, None)
     }
 
     /// A guest write.
-    pub fn write(&self, vcpu: u8, addr: u64, w: Width, value: u64) -> Answer {
+    pub fn write(&self, by: Origin, addr: u64, w: Width, value: u64) -> Answer {
         let Some((window, off)) = self.decode(addr) else { return Answer::Nobody };
-        self.interposer.pass(&Access { window, off, write: true, vcpu });
-        self.record(vcpu, window, off, w, true, value);
-        let aborted = self.with_model(|rc, cx| {
-            rc.write(cx, window, off, w, value);
-            rc.aborted()
-        });
-        if aborted {
-            Answer::Abort
-        } else {
-            Answer::Value(value)
-        }
+        self.access(by, window, off, w, Some(value))
+    }
+
+    /// `written`: the value of a write.
+    fn access(&self, by: Origin, window: Window, off: u64, width: Width, written: Option<u64>) -> Answer {
+        self.interposer.pass(&Access { window, off, write: written.is_some(), vcpu: by.vcpu });
+        self.accesses.fetch_add(1, Ordering::Relaxed);
+        self.with_model(|rc, cx| {
+            let value = match written {
+                Some(v) => {
+                    rc.write(cx, window, off, width, v);
+                    v
+                }
+                None => rc.read(cx, window, off, width),
+            };
+            if let Some(trace) = &self.trace {
+                let gated = cx.events.iter().any(|e| matches!(e, Event::GatedAccess { .. }));
+                let (time_ns, write) = (cx.now.0, written.is_some());
+                // Under the model lock: the trace has the order in which the model saw the accesses.
+                let Origin { vcpu, pc } = by;
+                lock(trace).push(Entry { time_ns, off, value, window, vcpu, width, write, pc, gated });
+            }
+            if rc.aborted() {
+                Answer::Abort
+            } else {
+                Answer::Value(value)
+            }
+        })
     }
 
     /// Let the world act on the root complex, as between two accesses.
@@ -170,13 +194,6 @@ impl RcBus {
     /// Empty the trace.
     pub fn take_trace(&self) -> Taken {
         self.trace.as_ref().map(|t| lock(t).take()).unwrap_or_default()
-    }
-
-    fn record(&self, vcpu: u8, window: Window, off: u64, width: Width, write: bool, value: u64) {
-        self.accesses.fetch_add(1, Ordering::Relaxed);
-        if let Some(t) = &self.trace {
-            lock(t).push(Entry { time_ns: (self.clock)().0, off, value, window, vcpu, width, write });
-        }
     }
 
     fn with_model<R>(&self, f: impl FnOnce(&mut RootComplex, &mut Cx<'_, Event>) -> R) -> R {

@@ -18,6 +18,10 @@ impl Lines for Recorder {
     fn its_msi(&mut self, _: Bdf, _: u64, _: u32) {}
 }
 
+fn cpu(vcpu: u8) -> Origin {
+    Origin { vcpu, pc: 0 }
+}
+
 fn bus(trace: usize) -> (RcBus, Recorder) {
     let lines = Recorder::default();
     let bus = RcBus::new(
@@ -57,8 +61,8 @@ fn windows_do_not_overlap_and_lie_below_memory() {
 fn accesses_are_traced_with_their_values_and_only_if_asked() {
     let (bus, _) = self::bus(8);
     let gpio = soc::window(Window::Gpio).0;
-    assert_eq!(bus.write(1, gpio + soc::gpio::SET, Width::B4, 0x5), Answer::Value(5));
-    assert_eq!(bus.read(0, gpio + soc::gpio::SET, Width::B4), Answer::Value(5));
+    assert_eq!(bus.write(cpu(1), gpio + soc::gpio::SET, Width::B4, 0x5), Answer::Value(5));
+    assert_eq!(bus.read(cpu(0), gpio + soc::gpio::SET, Width::B4), Answer::Value(5));
     let t = bus.take_trace().entries;
     let got: Vec<_> = t.iter().map(|e| (e.vcpu, e.window, e.off, e.write, e.value)).collect();
     assert_eq!(got, [(1, Window::Gpio, 4, true, 5), (0, Window::Gpio, 4, false, 5)]);
@@ -90,10 +94,10 @@ fn a_held_access_does_not_hold_the_model() {
     });
     let (tx, rx) = channel();
     let other = Arc::clone(&bus);
-    let vcpu1 = std::thread::spawn(move || tx.send(other.read(1, reset, Width::B4)).unwrap());
+    let vcpu1 = std::thread::spawn(move || tx.send(other.read(cpu(1), reset, Width::B4)).unwrap());
     assert!(stall.wait_held());
     // vCPU 0 goes on while vCPU 1 is held, and what it writes is what vCPU 1 will read.
-    assert_eq!(bus.write(0, reset, Width::B4, 0x6), Answer::Value(6));
+    assert_eq!(bus.write(cpu(0), reset, Width::B4, 0x6), Answer::Value(6));
     drop(stall);
     assert_eq!(rx.recv().unwrap(), Answer::Value(6));
     vcpu1.join().unwrap();

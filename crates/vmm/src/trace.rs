@@ -1,8 +1,10 @@
 //! The access trace: a ring in memory, a binary form, and its decoder.
 //!
-//! A `trace.bin` is a sequence of chunks: a 24-byte header (`RCVMTRC1`, u32 record size, u32 reserved, u64 count of
-//! accesses that were lost before this chunk) and a u32 number of records, then the records, all little-endian.
+//! A `trace.bin` is a sequence of chunks: a 24-byte header (`RCVMTRC2`, u32 record size, u32 size of the notes, u64 count of
+//! accesses that were lost before this chunk) and a u32 number of records, then the records, all little-endian; then the notes,
+//! lines of text: `symbol PC NAME` for the PCs that occur, `phase TIME NAME` for what the guest was asked to do, numbers in hex.
 
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use block::Width;
@@ -26,6 +28,10 @@ pub struct Entry {
     pub width: Width,
     /// Direction.
     pub write: bool,
+    /// Program counter of the access in the guest; 0 if it is not known.
+    pub pc: u64,
+    /// Whether nobody answered: the block has no clock or is in reset.
+    pub gated: bool,
 }
 
 impl Entry {
@@ -55,7 +61,7 @@ impl Entry {
         let register = self.register();
         let fields = self.fields(soc);
         format!(
-            "{} {:<6} +{:#06x} {:>2} {register}{}{:#0width$x}{}",
+            "{} {:<6} +{:#06x} {:>2} {register}{}{:#0width$x}{}{}",
             if self.write { "W" } else { "R" },
             self.window_name(),
             self.off,
@@ -63,6 +69,7 @@ impl Entry {
             if register.is_empty() { "= " } else { " = " },
             self.value,
             if fields.is_empty() { String::new() } else { format!(" {{{fields}}}") },
+            if self.gated { " GATED" } else { "" },
             width = 2 + 2 * self.width.bytes() as usize,
         )
     }
@@ -88,6 +95,36 @@ pub struct Taken {
     pub entries: Vec<Entry>,
     /// Accesses that were overwritten before them.
     pub lost: u64,
+    /// What the PCs are, as far as it is known: `dw_pcie_read+0x5c`, `qcom_pcie_init_2_7_0+0x10 [pcie_qcom]`.
+    pub symbols: BTreeMap<u64, String>,
+    /// When the guest was asked to do what, oldest first.
+    pub phases: Vec<(u64, String)>,
+}
+
+impl Taken {
+    /// Program counters that have no symbol yet.
+    pub fn unnamed(&self) -> Vec<u64> {
+        let mut pcs: Vec<u64> = self.entries.iter().map(|e| e.pc).filter(|pc| *pc != 0).collect();
+        pcs.sort_unstable();
+        pcs.dedup();
+        pcs.retain(|pc| !self.symbols.contains_key(pc));
+        pcs
+    }
+
+    /// Where in the guest `e` came from: a symbol, or the address, or nothing.
+    pub fn place(&self, e: &Entry) -> String {
+        match self.symbols.get(&e.pc) {
+            Some(name) => name.clone(),
+            None if e.pc == 0 => String::new(),
+            None => format!("{:#x}", e.pc),
+        }
+    }
+
+    /// What the guest was asked to do when `e` happened; empty before the first phase.
+    pub fn phase(&self, e: &Entry) -> &str {
+        let begun = self.phases.partition_point(|p| p.0 <= e.time_ns);
+        begun.checked_sub(1).map_or("", |i| &self.phases[i].1)
+    }
 }
 
 impl Ring {
@@ -110,38 +147,58 @@ impl Ring {
 
     /// Empty the ring.
     pub fn take(&mut self) -> Taken {
-        Taken { entries: self.entries.drain(..).collect(), lost: std::mem::take(&mut self.lost) }
+        Taken {
+            entries: self.entries.drain(..).collect(),
+            lost: std::mem::take(&mut self.lost),
+            ..Taken::default()
+        }
     }
 }
 
-const MAGIC: &[u8; 8] = b"RCVMTRC1";
-const RECORD_BYTES: usize = 32;
+const MAGIC: &[u8; 8] = b"RCVMTRC2";
+const RECORD_BYTES: usize = 40;
 const HEAD_BYTES: usize = 28;
 
 /// The binary form of one chunk.
 pub fn encode(t: &Taken) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEAD_BYTES + t.entries.len() * RECORD_BYTES);
+    let notes = notes(t);
+    let mut out = Vec::with_capacity(HEAD_BYTES + t.entries.len() * RECORD_BYTES + notes.len());
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&(RECORD_BYTES as u32).to_le_bytes());
-    out.extend_from_slice(&0_u32.to_le_bytes());
+    out.extend_from_slice(&(notes.len() as u32).to_le_bytes());
     out.extend_from_slice(&t.lost.to_le_bytes());
     out.extend_from_slice(&(t.entries.len() as u32).to_le_bytes());
     for e in &t.entries {
-        out.extend_from_slice(&e.time_ns.to_le_bytes());
-        out.extend_from_slice(&e.off.to_le_bytes());
-        out.extend_from_slice(&e.value.to_le_bytes());
-        out.extend_from_slice(&[
-            window_code(e.window),
-            e.vcpu,
-            e.width.bytes() as u8,
-            u8::from(e.write),
-            0,
-            0,
-            0,
-            0,
-        ]);
+        for word in [e.time_ns, e.off, e.value, e.pc] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        let (window, width) = (window_code(e.window), e.width.bytes() as u8);
+        out.extend_from_slice(&[window, e.vcpu, width, u8::from(e.write), u8::from(e.gated), 0, 0, 0]);
     }
+    out.extend_from_slice(notes.as_bytes());
     out
+}
+
+/// Symbols and phases, one a line.
+fn notes(t: &Taken) -> String {
+    let symbols = t.symbols.iter().map(|(pc, name)| format!("symbol {pc:x} {name}\n"));
+    let phases = t.phases.iter().map(|(ns, name)| format!("phase {ns:x} {name}\n"));
+    symbols.chain(phases).collect()
+}
+
+fn take_notes(t: &mut Taken, text: &str) {
+    for line in text.lines() {
+        let mut words = line.splitn(3, ' ');
+        let (Some(kind), Some(number), Some(name)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
+        let Ok(number) = u64::from_str_radix(number, 16) else { continue };
+        match kind {
+            "symbol" => drop(t.symbols.insert(number, name.to_owned())),
+            "phase" => t.phases.push((number, name.to_owned())),
+            _ => {}
+        }
+    }
 }
 
 /// Why bytes are not a trace.
@@ -162,18 +219,22 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Taken>, NotATrace> {
         if &head[..8] != MAGIC || head[8..12] != (RECORD_BYTES as u32).to_le_bytes() {
             return Err(bad);
         }
+        let notes_bytes = u32::from_le_bytes(head[12..16].try_into().map_err(|_| bad)?) as usize;
         let lost = u64::from_le_bytes(head[16..24].try_into().map_err(|_| bad)?);
         let n = u32::from_le_bytes(head[24..28].try_into().map_err(|_| bad)?) as usize;
         at += HEAD_BYTES;
-        let mut out = Vec::new();
-        let mut left = n;
+        let mut chunk = Taken { lost, ..Taken::default() };
         for record in bytes[at..].chunks_exact(RECORD_BYTES).take(n) {
-            out.push(decode_record(record).ok_or(NotATrace { at })?);
+            chunk.entries.push(decode_record(record).ok_or(NotATrace { at })?);
             at += RECORD_BYTES;
-            left -= 1;
         }
-        chunks.push(Taken { entries: out, lost });
-        if left > 0 {
+        let whole = chunk.entries.len() == n && bytes.len() - at >= notes_bytes;
+        if whole {
+            take_notes(&mut chunk, &String::from_utf8_lossy(&bytes[at..at + notes_bytes]));
+            at += notes_bytes;
+        }
+        chunks.push(chunk);
+        if !whole {
             // The writer was killed in the middle of this chunk.
             break;
         }
@@ -187,10 +248,12 @@ fn decode_record(r: &[u8]) -> Option<Entry> {
         time_ns: u64_at(0)?,
         off: u64_at(8)?,
         value: u64_at(16)?,
-        window: WINDOWS.get(usize::from(r[24])).copied()?,
-        vcpu: r[25],
-        width: Width::from_bytes(usize::from(r[26]))?,
-        write: r[27] != 0,
+        pc: u64_at(24)?,
+        window: WINDOWS.get(usize::from(r[32])).copied()?,
+        vcpu: r[33],
+        width: Width::from_bytes(usize::from(r[34]))?,
+        write: r[35] != 0,
+        gated: r[36] != 0,
     })
 }
 
@@ -227,6 +290,8 @@ mod tests {
             vcpu: 1,
             width: Width::B4,
             write: true,
+            pc: 0xffff_8000_8090_1034,
+            gated: false,
         }
     }
 
@@ -256,20 +321,39 @@ mod tests {
 
     #[test]
     fn chunks_come_back_and_a_torn_record_is_dropped() {
-        let t = Taken { entries: (0..3).map(entry).collect(), lost: 9 };
+        let mut t = Taken { entries: (0..3).map(entry).collect(), lost: 9, ..Taken::default() };
+        t.entries[1].gated = true;
+        t.symbols.insert(t.entries[0].pc, "dw_pcie_read+0x5c [a b]".into());
+        t.phases = vec![(0, "insmod".into()), (2, "rmmod".into())];
         let mut bytes = encode(&t);
         bytes.extend(encode(&t));
         assert_eq!(decode(&bytes).unwrap(), [t.clone(), t.clone()]);
         bytes.pop();
+        let torn = &decode(&bytes).unwrap()[1];
+        assert_eq!((&torn.entries, torn.symbols.len()), (&t.entries, 0), "without its notes");
+        bytes.truncate(bytes.len() - notes(&t).len());
         assert_eq!(decode(&bytes).unwrap()[1].entries, t.entries[..2]);
         assert!(decode(b"garbage that is long enough to be a header").is_err());
+    }
+
+    #[test]
+    fn an_access_has_a_place_and_a_phase() {
+        let mut t = Taken { entries: (0..5).map(entry).collect(), ..Taken::default() };
+        let e = t.entries[3];
+        assert_eq!(t.unnamed(), [e.pc]);
+        assert_eq!((t.place(&e).as_str(), t.phase(&e)), ("0xffff800080901034", ""));
+        t.symbols.insert(e.pc, "f+0x4".into());
+        t.phases = vec![(1, "insmod".into()), (3, "msi".into()), (4, "rmmod".into())];
+        assert_eq!((t.place(&e).as_str(), t.phase(&e), t.unnamed()), ("f+0x4", "msi", vec![]));
+        assert_eq!(t.phase(&t.entries[0]), "");
+        assert_eq!(t.place(&Entry { pc: 0, ..e }), "");
     }
 
     #[test]
     fn every_window_has_its_code() {
         for (w, ..) in rc_model::soc::SOCS.iter().flat_map(|s| s.wrapper.map) {
             let e = Entry { window: *w, ..entry(1) };
-            let t = Taken { entries: vec![e], lost: 0 };
+            let t = Taken { entries: vec![e], ..Taken::default() };
             assert_eq!(decode(&encode(&t)).unwrap(), [t]);
         }
     }

@@ -41,6 +41,7 @@ use vmm_sys_util::signal::SIGRTMIN;
 
 use crate::bus::Answer;
 use crate::bus::Lines;
+use crate::bus::Origin;
 use crate::bus::RcBus;
 use crate::fdt;
 use crate::interposer::Interposer;
@@ -248,6 +249,11 @@ impl Vm {
     /// The interposer, for stalls.
     pub fn interposer(&self) -> &Arc<Interposer> {
         &self.shared.bus.interposer
+    }
+
+    /// Time since power-on.
+    pub fn now(&self) -> SimTime {
+        self.shared.now()
     }
 
     /// Empty the access trace.
@@ -460,13 +466,20 @@ impl Shared {
             }
             let why = match fd.run() {
                 Ok(VcpuExit::MmioRead(addr, data)) => {
-                    if self.mmio_read(index, addr, data) == Answer::Abort {
+                    let len = data.len();
+                    let (answer, value) = self.mmio_read(self.origin(index, addr, fd), addr, len);
+                    fd.get_kvm_run().__bindgen_anon_1.mmio.data = value.to_le_bytes();
+                    if answer == Answer::Abort {
                         inject_abort(fd);
                     }
                     continue;
                 }
                 Ok(VcpuExit::MmioWrite(addr, data)) => {
-                    if self.mmio_write(index, addr, data) == Answer::Abort {
+                    let len = data.len();
+                    let mut bytes = [0; 8];
+                    bytes[..len].copy_from_slice(data);
+                    let (origin, value) = (self.origin(index, addr, fd), u64::from_le_bytes(bytes));
+                    if self.mmio_write(origin, addr, len, value) == Answer::Abort {
                         inject_abort(fd);
                     }
                     continue;
@@ -478,9 +491,9 @@ impl Shared {
                 Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => ExitReason::Crash,
                 Ok(other) => {
                     let what = format!("{other:?}");
-                    ExitReason::Internal(format!("vCPU {index}: {what} at PC {}", pc(fd)))
+                    ExitReason::Internal(format!("vCPU {index}: {what} at PC {:#x}", pc(fd)))
                 }
-                Err(e) => ExitReason::Internal(format!("vCPU {index}: KVM_RUN: {e} at PC {}", pc(fd))),
+                Err(e) => ExitReason::Internal(format!("vCPU {index}: KVM_RUN: {e} at PC {:#x}", pc(fd))),
             };
             self.exit(why);
             self.leave_for_good();
@@ -508,12 +521,18 @@ impl Shared {
         self.gate.changed.notify_all();
     }
 
-    fn mmio_read(&self, vcpu: u8, addr: u64, data: &mut [u8]) -> Answer {
+    /// Who makes the access that `fd` has just left; the program counter only where it is recorded.
+    fn origin(&self, vcpu: u8, addr: u64, fd: &VcpuFd) -> Origin {
+        Origin { vcpu, pc: if self.bus.traces(addr) { pc(fd) } else { 0 } }
+    }
+
+    /// What became of a read, and the value that the guest gets.
+    fn mmio_read(&self, by: Origin, addr: u64, len: usize) -> (Answer, u64) {
         self.mmio_exits.fetch_add(1, Ordering::Relaxed);
-        let Some(w) = Width::from_bytes(data.len()) else { return Answer::Nobody };
+        let Some(w) = Width::from_bytes(len) else { return (Answer::Nobody, u64::MAX) };
         let answer = match addr {
             a if within(a, layout::VIRTIO) => {
-                Answer::Value(lock(&self.virtio).dev.read(a - layout::VIRTIO.0, data.len()))
+                Answer::Value(lock(&self.virtio).dev.read(a - layout::VIRTIO.0, len))
             }
             a if within(a, layout::UART) => {
                 Answer::Value(u64::from(lock(&self.uart).read(a - layout::UART.0)))
@@ -521,23 +540,19 @@ impl Shared {
             a if within(a, layout::RTC) => {
                 Answer::Value(self.with_rtc(|rtc, now| rtc.read(now, a - layout::RTC.0)).into())
             }
-            a => self.bus.read(vcpu, a, w),
+            a => self.bus.read(by, a, w),
         };
         let value = match answer {
             Answer::Value(v) => v,
             Answer::Abort => w.ones(),
             Answer::Nobody => self.nobody(addr, w),
         };
-        data.copy_from_slice(&value.to_le_bytes()[..data.len()]);
-        answer
+        (answer, value)
     }
 
-    fn mmio_write(&self, vcpu: u8, addr: u64, data: &[u8]) -> Answer {
+    fn mmio_write(&self, by: Origin, addr: u64, len: usize, value: u64) -> Answer {
         self.mmio_exits.fetch_add(1, Ordering::Relaxed);
-        let Some(w) = Width::from_bytes(data.len()) else { return Answer::Nobody };
-        let mut bytes = [0; 8];
-        bytes[..data.len()].copy_from_slice(data);
-        let value = u64::from_le_bytes(bytes);
+        let Some(w) = Width::from_bytes(len) else { return Answer::Nobody };
         match addr {
             a if within(a, layout::VIRTIO) => {
                 let mut v = lock(&self.virtio);
@@ -554,7 +569,7 @@ impl Shared {
                 Answer::Value(value)
             }
             a => {
-                let answer = self.bus.write(vcpu, a, w, value);
+                let answer = self.bus.write(by, a, w, value);
                 if answer == Answer::Nobody {
                     self.nobody(a, w);
                 }
@@ -608,12 +623,10 @@ fn sender<T: 'static>(
     Box::new(move |e, t| drop(lock(&tx).send(f((e, t)))))
 }
 
-fn pc(fd: &VcpuFd) -> String {
+/// Program counter of a vCPU outside of KVM_RUN: after an MMIO exit, the instruction that made the access. 0 if KVM does not tell.
+fn pc(fd: &VcpuFd) -> u64 {
     let mut b = [0; 8];
-    match fd.get_one_reg(REG_PC, &mut b) {
-        Ok(_) => format!("{:#x}", u64::from_le_bytes(b)),
-        Err(e) => format!("unknown ({e})"),
-    }
+    fd.get_one_reg(REG_PC, &mut b).map_or(0, |_| u64::from_le_bytes(b))
 }
 
 fn map_memory(vm: &VmFd, mem: &GuestMemoryMmap) -> Result<(), Error> {

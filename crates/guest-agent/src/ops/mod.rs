@@ -6,6 +6,7 @@ mod irqs;
 mod link;
 mod modules;
 mod power;
+mod symbols;
 pub mod system;
 
 use std::fmt::Display;

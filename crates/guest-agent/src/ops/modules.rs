@@ -8,6 +8,7 @@ use guest_agent::OpError;
 use guest_agent::Value;
 
 use super::failed;
+use super::symbols;
 use super::Root;
 
 /// O_NONBLOCK: fail at once if the module is in use.
@@ -28,7 +29,9 @@ pub fn insmod(root: &Root, module: &str, params: &str) -> Result<Value, OpError>
     let params = c_string("insmod", params)?;
     rustix::system::finit_module(&file, &params, 0)
         .map_err(|e| failed(format!("load {}", path.display()), &io::Error::from(e)))?;
-    Ok(Value::Done)
+    let elf = std::fs::read(&path).unwrap_or_default();
+    // The kernel writes names of modules with underscores.
+    Ok(Value::Loaded(symbols::of_module(root, &module.replace('-', "_"), &elf)))
 }
 
 /// Unload `module`.

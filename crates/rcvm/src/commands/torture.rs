@@ -38,6 +38,7 @@ use crate::job::Job;
 use crate::job::Message;
 use crate::job::Task;
 use crate::progress::Progress;
+use crate::symbols;
 
 /// Interrupts that an ITS has for one device, at least.
 const ITS_EVENTS: u32 = 1 << 10;
@@ -50,6 +51,7 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     let report = Report::new(setting(args, place, &files));
     let mut run = Run {
         artifacts: Artifacts::create(&args.out, !args.no_trace, &report)?,
+        symbols: symbols::Kernel::beside(&files.kernel),
         report,
         progress: Progress::new(args.cycles),
         files,
@@ -147,6 +149,7 @@ struct Run {
     report: Report,
     progress: Progress,
     artifacts: Artifacts,
+    symbols: symbols::Kernel,
     files: Guest,
     console_log: PathBuf,
     /// Longest silence of a worker that is alive.
@@ -166,7 +169,7 @@ impl Run {
                     self.report.console(&bytes);
                     self.artifacts.console(&bytes)?;
                 }
-                Got::Frame(Kind::Trace, bytes) => self.artifacts.trace(&bytes)?,
+                Got::Frame(Kind::Trace, bytes) => self.artifacts.trace(&self.symbols.complete(&bytes))?,
                 Got::Frame(Kind::Message, m) => {
                     let m = serde_json::from_slice(&m).context("the worker is of another version of rcvm")?;
                     if self.message(m)? {
