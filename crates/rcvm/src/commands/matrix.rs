@@ -19,6 +19,33 @@ use crate::cli::MatrixArgs;
 /// Profiles of the last rows, and the SoC that each runs on.
 const CONTROLS: [(&str, &str); 3] = [("naive", "sm8250"), ("late", "sm8250"), ("rk-intx-leak", "rk3568")];
 
+/// Ways to use the default SoC, with their options: wiring, gating, and what happens to the link in each cycle.
+const WAYS: [(&str, &[&str]); 13] = [
+    ("strict gating", &["--gating", "strict"]),
+    ("MSIs by an ITS", &["--msi", "its"]),
+    ("PHY at the port", &["--phy-at-port", "auto", "--soc", "x1e80100"]),
+    ("suspend", &["--during", "suspend"]),
+    ("suspend to L2", &["--during", "suspend-l2"]),
+    ("reset", &["--during", "reset"]),
+    ("retrain", &["--during", "retrain"]),
+    ("link disabled", &["--during", "link-disable"]),
+    ("link lost", &["--during", "link-loss"]),
+    ("card pulled", &["--during", "surprise-removal"]),
+    ("empty slot", &["--slot", "empty"]),
+    ("mute card", &["--slot", "mute"]),
+    ("retries", &["--rrs", "3"]),
+];
+
+/// What a kernel does not survive, as we have seen it: way, first series, reason. See docs/hazards.md.
+const HAZARDS: [(&str, images::Series, &str); 2] = [
+    ("link disabled", images::Series::new(7, 0), "pciehp and the link-down recovery wait for each other"),
+    ("card pulled", images::Series::new(7, 0), "pciehp and the link-down recovery wait for each other"),
+];
+
+fn hazard(row: &str, series: images::Series) -> Option<&'static str> {
+    HAZARDS.iter().find(|h| h.0 == row && h.1 <= series).map(|h| h.2)
+}
+
 /// One run.
 #[derive(Clone, Debug, Serialize)]
 struct Cell {
@@ -37,6 +64,8 @@ struct Cell {
     left: u64,
     /// What is wrong, if something is.
     why: String,
+    /// The kernel's hazard that this is, if it is one.
+    known: String,
 }
 
 /// Run the matrix; 1 if a cell is not as it should be.
@@ -54,6 +83,8 @@ pub fn run(args: &MatrixArgs) -> Result<u8> {
         // One build of a series has every driver.
         images::build(CONTROLS[0].0, *s, &mut |line| eprintln!("{line}"))?;
     }
+    // Who names SoCs wants those.
+    let ways: &[_] = if args.soc.is_empty() { &WAYS } else { &[] };
     let mut cells = Vec::new();
     for s in &series {
         for soc in &socs {
@@ -65,9 +96,12 @@ pub fn run(args: &MatrixArgs) -> Result<u8> {
         for (control, soc) in CONTROLS {
             cells.push(cell(args, control, &["--soc", soc, "--profile", control], *s)?);
         }
+        for (way, options) in ways {
+            cells.push(cell(args, way, options, *s)?);
+        }
     }
     let columns: Vec<String> = series.iter().map(ToString::to_string).collect();
-    let table = table(&socs, &columns, &cells);
+    let table = table(&socs, ways, &columns, &cells);
     write(&args.out.join("matrix.md"), &table)?;
     write(&args.out.join("matrix.json"), &(serde_json::to_string_pretty(&cells)? + "\n"))?;
     print!("{table}");
@@ -94,7 +128,7 @@ fn write(file: &Path, text: &str) -> Result<()> {
 
 /// Run one torture as a user would, and judge it.
 fn cell(args: &MatrixArgs, row: &str, options: &[&str], series: images::Series) -> Result<Cell> {
-    let out = args.out.join(format!("{series}-{row}"));
+    let out = args.out.join(format!("{series}-{}", row.replace(' ', "-")));
     let mut cmd = Command::new(std::env::current_exe().context("cannot find my own program file")?);
     cmd.args([
         "torture",
@@ -115,7 +149,7 @@ fn cell(args: &MatrixArgs, row: &str, options: &[&str], series: images::Series) 
     let report: Option<Report> =
         std::fs::read(out.join("report.json")).ok().and_then(|t| serde_json::from_slice(&t).ok());
     let said = String::from_utf8_lossy(&ran.stderr).into_owned();
-    let c = judge(row, series.to_string(), report, &said);
+    let c = judge(row, series, report, &said);
     eprintln!(
         "{} {:12} {:5} {}{}",
         if c.ok { "ok    " } else { "WRONG " },
@@ -127,13 +161,17 @@ fn cell(args: &MatrixArgs, row: &str, options: &[&str], series: images::Series) 
     Ok(c)
 }
 
-fn judge(row: &str, series: String, report: Option<Report>, said: &str) -> Cell {
+fn judge(row: &str, series: images::Series, report: Option<Report>, said: &str) -> Cell {
     let control = CONTROLS.iter().any(|c| c.0 == row);
     let good = |v: Verdict| match v {
         Verdict::Clean | Verdict::Residue => !control,
-        Verdict::Leak | Verdict::Crash => control,
+        Verdict::Leak | Verdict::Crash => control || hazard(row, series).is_some(),
         Verdict::Inconclusive => false,
     };
+    let seen =
+        |v: Verdict| matches!(v, Verdict::Leak | Verdict::Crash).then(|| hazard(row, series)).flatten();
+    let known = report.as_ref().and_then(|r| seen(r.verdict)).unwrap_or_default().to_owned();
+    let series = series.to_string();
     let last = |text: &str| text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("").trim().to_owned();
     match report {
         None => Cell {
@@ -145,6 +183,7 @@ fn judge(row: &str, series: String, report: Option<Report>, said: &str) -> Cell 
             created: 0,
             left: 0,
             why: last(said),
+            known: String::new(),
         },
         Some(r) => {
             let ok = good(r.verdict);
@@ -159,34 +198,40 @@ fn judge(row: &str, series: String, report: Option<Report>, said: &str) -> Cell 
                 created: r.irq_mappings.created,
                 left: r.irq_mappings.leaked,
                 why: if ok { String::new() } else { why },
+                known,
             }
         }
     }
 }
 
-/// The matrix as a Markdown table: a row a SoC, a column a series.
-fn table(socs: &[&Soc], columns: &[String], cells: &[Cell]) -> String {
+/// The matrix as Markdown tables: a row a SoC or a way, a column a series.
+fn table(socs: &[&Soc], ways: &[(&str, &[&str])], columns: &[String], cells: &[Cell]) -> String {
     let by_place: BTreeMap<(&str, &str), &Cell> =
         cells.iter().map(|c| ((c.row.as_str(), c.series.as_str()), c)).collect();
-    let mut out = String::from("| SoC | driver ops | iATU | msi lines |");
-    for c in columns {
-        out += &format!(" {c} |");
-    }
-    out += &format!("\n|{}\n", "---|".repeat(4 + columns.len()));
-    let mut row = |name: &str, what: String| {
-        out += &format!("| {name} | {what} |");
-        for c in columns {
-            let text = by_place.get(&(name, c.as_str())).map_or("–".to_owned(), |c| text(c));
-            out += &format!(" {text} |");
-        }
-        out.push('\n');
+    let mut out = String::new();
+    let head = |what: &[&str]| {
+        let names: Vec<&str> = what.iter().copied().chain(columns.iter().map(String::as_str)).collect();
+        format!("| {} |\n|{}\n", names.join(" | "), "---|".repeat(names.len()))
     };
+    let row = |name: &str, what: &str| {
+        let place = |c: &String| by_place.get(&(name, c.as_str())).map_or("–".to_owned(), |c| text(c));
+        let cells: Vec<String> = columns.iter().map(place).collect();
+        format!("| {name} | {what} | {} |\n", cells.join(" | "))
+    };
+    out += &head(&["SoC", "driver ops", "iATU", "msi lines"]);
     for s in socs {
         let iatu = if s.unroll { "unrolled" } else { "viewport" };
-        row(s.name, format!("{} | {iatu} | {}", s.ops, s.msi_lines));
+        out += &row(s.name, &format!("{} | {iatu} | {}", s.ops, s.msi_lines));
     }
     for (control, soc) in CONTROLS {
-        row(control, format!("control on {soc}: must fail | | "));
+        out += &row(control, &format!("control on {soc}: must fail | | "));
+    }
+    if !ways.is_empty() {
+        out.push('\n');
+        out += &head(&["way", "options"]);
+    }
+    for (way, options) in ways {
+        out += &row(way, &format!("`{}`", options.join(" ")));
     }
     out
 }
@@ -194,7 +239,8 @@ fn table(socs: &[&Soc], columns: &[String], cells: &[Cell]) -> String {
 fn text(c: &Cell) -> String {
     let verdict = c.verdict.map_or("no run", Verdict::name);
     let mark = if c.ok { "" } else { "**wrong**: " };
-    format!("{mark}{verdict}, {} created, {} left", c.created, c.left)
+    let known = if c.known.is_empty() { String::new() } else { format!(" (known: {})", c.known) };
+    format!("{mark}{verdict}, {} created, {} left{known}", c.created, c.left)
 }
 
 #[cfg(test)]
@@ -223,17 +269,33 @@ mod tests {
             ("naive", Verdict::Clean, false),
             ("naive", Verdict::Inconclusive, false),
         ] {
-            assert_eq!(judge(row, "6.12".into(), Some(report(verdict)), "").ok, ok, "{row} {verdict:?}");
+            assert_eq!(
+                judge(row, images::series::DEFAULT, Some(report(verdict)), "").ok,
+                ok,
+                "{row} {verdict:?}"
+            );
         }
-        let none = judge("sm8250", "6.12".into(), None, "rcvm: error: no space\n\n");
+        let none = judge("sm8250", images::series::DEFAULT, None, "rcvm: error: no space\n\n");
         assert_eq!((none.ok, none.why.as_str()), (false, "rcvm: error: no space"));
+    }
+
+    #[test]
+    fn a_hazard_that_is_known_of_a_series_is_told_and_no_other_passes() {
+        let cell =
+            |series: &str| judge("card pulled", series.parse().unwrap(), Some(report(Verdict::Crash)), "");
+        let (old, new) = (cell("6.12"), cell("7.3"));
+        assert_eq!((old.ok, new.ok), (false, true));
+        assert!(text(&new).contains("known: pciehp"), "{}", text(&new));
+        let clean = judge("card pulled", images::Series::new(7, 3), Some(report(Verdict::Clean)), "");
+        assert!(clean.ok && clean.known.is_empty());
     }
 
     #[test]
     fn the_table_has_a_place_for_what_was_not_run() {
         let socs = [&soc::SM8250];
-        let cells = [judge("sm8250", "6.12".into(), Some(report(Verdict::Clean)), "")];
-        let t = table(&socs, &["6.1".into(), "6.12".into()], &cells);
+        let cells = [judge("sm8250", images::series::DEFAULT, Some(report(Verdict::Clean)), "")];
+        let t = table(&socs, &WAYS, &["6.1".into(), "6.12".into()], &cells);
+        assert!(t.contains("| suspend | `--during suspend` | – | – |"), "{t}");
         assert!(t.contains("| sm8250 | 1_9_0 | unrolled | 8 | – | clean, 0 created, 0 left |"), "{t}");
     }
 }
