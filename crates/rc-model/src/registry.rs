@@ -210,12 +210,53 @@ fn parf_place(off: u64) -> Option<Place> {
 const BDF_TO_SID: &[Field] =
     &[Field::bits("BDF", 31, 16), Field::bits("SID", 15, 8), Field::bits("NEXT", 7, 0)];
 
+/// Headers of the root port's capabilities; from 0x100 on they are extended ones.
+const CAPABILITIES: &[(u32, &str)] = &[
+    (dbi::regs::EXP, "EXP_HEADER"),
+    (dbi::regs::PM, "PM_HEADER"),
+    (dbi::regs::MSI, "MSI_HEADER"),
+    (dbi::regs::AER, "AER_HEADER"),
+    (dbi::regs::SECPCI, "SECPCI_HEADER"),
+    (dbi::regs::L1SS, "L1SS_HEADER"),
+    (dbi::regs::PL_16GT, "PL_16GT_HEADER"),
+    (dbi::regs::LTR, "LTR_HEADER"),
+    (dbi::regs::DPC, "DPC_HEADER"),
+    (dbi::regs::PTM, "PTM_HEADER"),
+    (dbi::regs::RAS_DES, "RAS_DES_HEADER"),
+    (dbi::regs::PTM_VSEC, "PTM_VSEC_HEADER"),
+];
+
+const CAP_HEADER: &[Field] = &[Field::bits("NEXT", 15, 8), Field::bits("ID", 7, 0)];
+const EXT_CAP_HEADER: &[Field] =
+    &[Field::bits("NEXT", 31, 20), Field::bits("VERSION", 19, 16), Field::bits("ID", 15, 0)];
+
+fn capability(off: u64) -> Option<Place> {
+    let len = |base: u32| if base < 0x100 { 2 } else { 4 };
+    let hit = |c: &&(u32, &str)| (u64::from(c.0)..u64::from(c.0 + len(c.0))).contains(&off);
+    let &(base, name) = CAPABILITIES.iter().find(hit)?;
+    let reg = if base < 0x100 {
+        Reg::ro(name, base, 0, "PCIe §7.5.3.1").width(Width::B2).fields(CAP_HEADER)
+    } else {
+        Reg::ro(name, base, 0, "PCIe §7.6.3").fields(EXT_CAP_HEADER)
+    };
+    Some(Place { name: name.to_owned(), base: base.into(), reg })
+}
+
+/// A BAR of a function that has `count` of them.
+fn bar(function: u64, off: u64, count: u64) -> Option<Place> {
+    let n = off.checked_sub(function + 0x10)? / 4;
+    let name = ["BAR0", "BAR1", "BAR2", "BAR3", "BAR4", "BAR5"][..count as usize].get(n as usize)?;
+    let reg = Reg::ro(name, 0, 0, "PCIe §7.5.1.2.1");
+    Some(Place { name: (*name).to_owned(), base: function + 0x10 + n * 4, reg })
+}
+
 fn dbi_place(off: u64) -> Option<Place> {
     if (iatu::regs::VIEWPORT_REGION..iatu::regs::VIEWPORT_END).contains(&off) {
         let place = find(iatu::regs::REGION, iatu::regs::VIEWPORT_REGION, off)?;
         return Some(Place { name: format!("VIEWPORT.{}", place.name), ..place });
     }
-    ROOT_PORT.iter().find_map(|(base, rows)| find(rows, u64::from(*base), off))
+    let row = ROOT_PORT.iter().find_map(|(base, rows)| find(rows, u64::from(*base), off));
+    row.or_else(|| capability(off)).or_else(|| bar(0, off, 2))
 }
 
 fn place(win: Window, off: u64) -> Option<Place> {
@@ -227,7 +268,9 @@ fn place(win: Window, off: u64) -> Option<Place> {
         Window::Mhi => find(mhi::regs::REGS, 0, off),
         Window::Config => {
             let function = off & !0xfff;
-            find(pci::HEADER, function, off).or_else(|| find(pci::TYPE0, function, off))
+            find(pci::HEADER, function, off)
+                .or_else(|| find(pci::TYPE0, function, off))
+                .or_else(|| bar(function, off, 6))
         }
         Window::Mem => None,
         Window::Gpio => find(gpio::regs::REGS, 0, off),
@@ -343,6 +386,13 @@ mod tests {
         );
         assert_eq!(show(Window::Atu, 0x04, Width::B4, 1 << 31), "OB0.REGION_CTRL2 {EN}");
         assert_eq!(show(Window::Gpio, 0x4, Width::B4, 0x1_0002), "SET {PERST#=low clk:aux supply:vdda}");
+        assert_eq!(show(Window::Dbi, 0x70, Width::B2, 0x4010), "EXP_HEADER {NEXT=0x40 ID=0x10}");
+        assert_eq!(
+            show(Window::Dbi, 0x148, Width::B4, 0x1681_0019),
+            "SECPCI_HEADER {NEXT=0x168 VERSION=0x1 ID=0x19}"
+        );
+        assert_eq!(show(Window::Dbi, 0x14, Width::B8, 4), "BAR1 {} BUS_NUMBERS {}");
+        assert_eq!(show(Window::Config, 0x1024, Width::B4, 4), "BAR5 {}");
         assert_eq!(show(Window::Reset, 0x0, Width::B4, 0x6), "RESETS {phy.pipe pci}");
         assert_eq!(show(Window::Mem, 0x0, Width::B8, 1), "");
         assert_eq!(show(Window::Config, u64::MAX - 3, Width::B8, 1), "", "the end of the number range");
