@@ -13,10 +13,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Of the kernel in `image`; none if there is no `System.map`.
-    pub fn beside(image: &Path) -> Kernel {
-        let map = image.with_file_name("System.map");
-        Kernel::parse(&std::fs::read_to_string(map).unwrap_or_default())
+    /// Of the kernel in `image`: from the `System.map` beside it or, for an image in a kernel tree, at the top of the tree. None if
+    /// there is none.
+    pub fn of(image: &Path) -> Kernel {
+        let top = image
+            .parent()
+            .filter(|dir| dir.ends_with("arch/arm64/boot"))
+            .and_then(|dir| dir.ancestors().nth(3));
+        let maps = [Some(image.with_file_name("System.map")), top.map(|t| t.join("System.map"))];
+        let text = maps.into_iter().flatten().find_map(|map| std::fs::read_to_string(map).ok());
+        Kernel::parse(&text.unwrap_or_default())
     }
 
     fn parse(map: &str) -> Kernel {
@@ -88,6 +94,18 @@ mod tests {
         assert_eq!(k.name(0xffff_8000_8002_0000), None, "behind the text");
         assert_eq!(k.name(0x1000), None);
         assert_eq!(k.name(u64::MAX - 1), None);
+    }
+
+    #[test]
+    fn the_map_is_beside_the_image_or_at_the_top_of_its_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let boot = dir.path().join("arch/arm64/boot");
+        std::fs::create_dir_all(&boot).unwrap();
+        assert!(Kernel::of(&boot.join("Image")).text.is_empty());
+        std::fs::write(dir.path().join("System.map"), MAP).unwrap();
+        assert_eq!(Kernel::of(&boot.join("Image")).text.len(), 4);
+        assert_eq!(Kernel::of(&dir.path().join("Image")).text.len(), 4);
+        assert!(Kernel::of(&dir.path().join("arch/Image")).text.is_empty());
     }
 
     #[test]

@@ -71,6 +71,22 @@ fn accesses_are_traced_with_their_values_and_only_if_asked() {
 }
 
 #[test]
+fn a_record_says_from_where_and_whether_nobody_answered() {
+    let (bus, _) = self::bus(8);
+    let (reset, dbi) = (soc::window(Window::Reset).0, soc::window(Window::Dbi).0);
+    let by = Origin { vcpu: 1, pc: 0xffff_8000_8001_005c };
+    bus.read(by, reset, Width::B4);
+    // Out of power-on the core has no clock and is in reset.
+    assert_eq!(bus.read(by, dbi, Width::B4), Answer::Value(0xffff_ffff));
+    bus.write(by, dbi, Width::B4, 0);
+    let t = bus.take_trace().entries;
+    assert_eq!(t.iter().map(|e| e.gated).collect::<Vec<_>>(), [false, true, true]);
+    assert!(t.iter().all(|e| e.pc == by.pc), "{t:?}");
+    assert!(bus.traces(dbi) && !bus.traces(0), "only what is recorded is worth a question to KVM");
+    assert!(!self::bus(0).0.traces(dbi), "no trace");
+}
+
+#[test]
 fn only_lines_that_change_are_moved() {
     let lines = Recorder::default();
     let mut s = LineState { levels: 0b0101, out: Box::new(lines.clone()) };

@@ -51,7 +51,7 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     let report = Report::new(setting(args, place, &files));
     let mut run = Run {
         artifacts: Artifacts::create(&args.out, !args.no_trace, &report)?,
-        symbols: symbols::Kernel::beside(&files.kernel),
+        symbols: symbols::Kernel::of(&files.kernel),
         report,
         progress: Progress::new(args.cycles),
         files,
