@@ -192,6 +192,8 @@ mod guest {
                         }
                         events.send(e);
                     });
+                    // A cycle that did not end is the one to look at.
+                    self.end_cycle();
                     self.measured("vmm_rss_beyond_guest_ram_bytes", rss_beyond_guest_ram());
                     self.measured("mmio_exits", self.vm.stats().mmio_exits);
                     self.power_off();
@@ -457,6 +459,9 @@ mod guest {
             }
             let mut taken = self.vm.take_trace();
             taken.phases = self.phases.take();
+            if taken.entries.is_empty() {
+                return;
+            }
             let named = taken.unnamed().into_iter().filter_map(|pc| Some((pc, self.symbol(pc)?)));
             taken.symbols = named.collect();
             let bytes = vmm::trace::encode(&taken);
