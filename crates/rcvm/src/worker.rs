@@ -90,8 +90,9 @@ mod guest {
     const CMDLINE: &str = "console=hvc0 loglevel=7 oops=panic panic=-1";
     /// Break and `w` on a virtio console: the kernel lists its blocked tasks (Linux drivers/tty/hvc/hvc_console.c).
     const SYSRQ_W: &[u8] = b"\x0fw";
-    /// Time for the list to arrive.
-    const SYSRQ_TIME: Duration = Duration::from_secs(2);
+    /// Time for the list to arrive, and how long nothing more of it comes when it is complete.
+    const SYSRQ_TIME: Duration = Duration::from_secs(10);
+    const SYSRQ_QUIET: Duration = Duration::from_secs(1);
     /// Most model events kept between two looks of the engine.
     const MAX_EVENTS: usize = 4096;
     /// Trace records kept between two cycles.
@@ -146,6 +147,8 @@ mod guest {
         ended: Option<String>,
         /// When the link, its reset or its clocks last changed.
         link_changed: Instant,
+        /// When the console last said something.
+        console_at: Option<Instant>,
         trace: bool,
         /// Functions of loaded modules, by module as its insmod named it.
         modules: BTreeMap<String, Vec<Symbol>>,
@@ -168,6 +171,7 @@ mod guest {
                 events: VecDeque::new(),
                 ended: None,
                 link_changed: started,
+                console_at: None,
                 trace,
                 modules: BTreeMap::new(),
                 phases: Phases::default(),
@@ -355,6 +359,7 @@ mod guest {
         fn event(&mut self, e: VmEvent) {
             match e {
                 VmEvent::Console(bytes) => {
+                    self.console_at = Some(Instant::now());
                     self.deaf |= self.out.frame(stream::Kind::Console, &bytes).is_err()
                 }
                 VmEvent::Channel(bytes) => self.channel(&bytes),
@@ -442,10 +447,16 @@ mod guest {
         }
 
         fn show_blocked_tasks(&mut self) {
+            self.console_at = None;
             self.vm.console_write(SYSRQ_W);
             let deadline = Instant::now() + SYSRQ_TIME;
+            // Until the list has come, and no more of it comes.
+            let complete = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() >= SYSRQ_QUIET);
             while Instant::now() < deadline && self.ended.is_none() && !self.deaf {
-                self.pump(deadline);
+                if complete(self.console_at) {
+                    return;
+                }
+                self.pump(deadline.min(self.console_at.unwrap_or(deadline) + SYSRQ_QUIET));
             }
         }
 
