@@ -2,7 +2,8 @@
 //! and rmmod of its driver, at its time. The driver double (`driver_double.rs`) says what we think a driver does; these say
 //! what it did.
 //!
-//! `rcvm trace DIR --record FILE` writes such a file; a file in `traces/` is tested.
+//! `rcvm trace DIR --record FILE` writes such a file; a file in `traces/` is tested. A change of the model that a guest can see
+//! makes recordings old: `scripts/record` makes them anew.
 
 use std::collections::BTreeMap;
 use std::path::Path;
