@@ -222,8 +222,8 @@ const CAPABILITIES: &[(u32, &str)] = &[
     (dbi::regs::LTR, "LTR_HEADER"),
     (dbi::regs::DPC, "DPC_HEADER"),
     (dbi::regs::PTM, "PTM_HEADER"),
-    (dbi::regs::RAS_DES, "RAS_DES_HEADER"),
-    (dbi::regs::PTM_VSEC, "PTM_VSEC_HEADER"),
+    (dbi::regs::RAS_DES, "RAS_DES_EXT_HEADER"),
+    (dbi::regs::PTM_VSEC, "PTM_VSEC_EXT_HEADER"),
 ];
 
 const CAP_HEADER: &[Field] = &[Field::bits("NEXT", 15, 8), Field::bits("ID", 7, 0)];

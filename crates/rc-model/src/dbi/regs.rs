@@ -94,6 +94,7 @@ const PTM_SRC: &str = "spec §2.8; Linux 7.3 pcie-designware.h PTM_*";
 pub const PTM_VSEC_ROWS: &[Reg] = &[
     Reg::ro("PTM_VSEC_HEADER", 0x04, 0x0401_0004, "spec §2.8: ID 4, revision 1; INFERRED length 0x40"),
     Reg::rw("PTM_RES_REQ_CTRL", 0x08, 0, 0x1, PTM_SRC)
+        .fields(&[Field::bit("START", 1), Field::bit("CONTEXT_VALID", 0)])
         .effect("bit 0: context valid; 1 starts an update and reads 0"),
     Reg::ro("PTM_LOCAL_LSB", PTM_LOCAL_LSB, 0, PTM_SRC).effect("the local clock, ns; it always runs"),
     Reg::ro("PTM_LOCAL_MSB", PTM_LOCAL_MSB, 0, PTM_SRC).effect("the local clock, ns; it always runs"),
