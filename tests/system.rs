@@ -217,6 +217,25 @@ fn an_intx_domain_removed_with_its_mappings_dangles_and_without_them_is_clean() 
 }
 
 #[test]
+fn a_guest_that_sleeps_and_whose_link_is_reset_and_lost_leaves_nothing() {
+    let r = torture(&["--cycles", "1", "--during", "suspend,reset,retrain,link-loss"]);
+    assert_eq!((r.code, r.report()["verdict"].as_str()), (0, Some("clean")), "{}", r.all());
+    let console = std::fs::read_to_string(r.out.path().join("console.log")).unwrap();
+    for seen in ["PM: suspend entry (s2idle)", "PM: suspend exit", "pci-endpoint-test 0000:01:00.0: resetting"] {
+        assert!(console.contains(seen), "{seen}: {}", r.all());
+    }
+}
+
+#[test]
+fn msis_by_an_its_and_a_port_without_a_card_leave_nothing() {
+    let r = torture(&["--cycles", "1", "--msi", "its"]);
+    assert_eq!((r.code, r.report()["verdict"].as_str()), (0, Some("clean")), "{}", r.all());
+    let r = torture(&["--cycles", "2", "--slot", "empty"]);
+    assert_eq!((r.code, r.report()["verdict"].as_str()), (0, Some("clean")), "{}", r.all());
+    assert_eq!(r.report()["irq_mappings"]["leaked"].as_u64(), Some(0));
+}
+
+#[test]
 fn a_run_that_is_killed_leaves_a_readable_report_and_no_machine() {
     let out = tempfile::tempdir().unwrap();
     let mut child = rcvm(&["torture", "--cycles", "1000"]).arg("--out").arg(out.path()).spawn().unwrap();
