@@ -221,7 +221,9 @@ fn a_guest_that_sleeps_and_whose_link_is_reset_and_lost_leaves_nothing() {
     let r = torture(&["--cycles", "1", "--during", "suspend,reset,retrain,link-loss"]);
     assert_eq!((r.code, r.report()["verdict"].as_str()), (0, Some("clean")), "{}", r.all());
     let console = std::fs::read_to_string(r.out.path().join("console.log")).unwrap();
-    for seen in ["PM: suspend entry (s2idle)", "PM: suspend exit", "pci-endpoint-test 0000:01:00.0: resetting"] {
+    for seen in
+        ["PM: suspend entry (s2idle)", "PM: suspend exit", "pci-endpoint-test 0000:01:00.0: resetting"]
+    {
         assert!(console.contains(seen), "{seen}: {}", r.all());
     }
 }
