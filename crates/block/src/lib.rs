@@ -11,10 +11,13 @@
 #![forbid(unsafe_code)]
 
 pub mod regs;
+mod state;
 
 pub use regs::Field;
 pub use regs::Reg;
 pub use regs::RegFile;
+pub use regs::Words;
+pub use state::StateError;
 
 use serde::Deserialize;
 use serde::Serialize;

@@ -5,7 +5,11 @@
 //! Behaviour that a mask cannot express (self-clearing bits, mirrors) is written beside the table, in
 //! the block, and named in the row's `side_effect`.
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::ResetKind;
+use crate::StateError;
 use crate::Width;
 
 /// Which resets a register keeps its value through. Power-on never.
@@ -199,6 +203,11 @@ struct Cell {
     listed: u32,
 }
 
+/// The saved form of a [`RegFile`]: its words, in order. Masks and reset values are the table's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Words(pub Vec<u32>);
+
 /// A file of 32-bit words built from register rows, with byte-lane merging and W1C done once and right.
 ///
 /// Unlisted offsets read 0 and ignore writes, or are plain scratch if built by [`RegFile::with_scratch`].
@@ -332,9 +341,22 @@ impl RegFile {
         }
     }
 
-    /// The saved form: all words.
-    pub fn save(&self) -> Vec<u32> {
-        self.words.clone()
+    /// The saved form.
+    pub fn save(&self) -> Words {
+        Words(self.words.clone())
+    }
+
+    /// Take a saved form; `what` names the file in errors. Nothing changes if it does not fit.
+    pub fn restore(&mut self, what: &'static str, saved: &Words) -> Result<(), StateError> {
+        if saved.0.len() != self.words.len() {
+            return Err(StateError::Length { what, expected: self.words.len(), found: saved.0.len() });
+        }
+        // Bits that no row describes and no guest can write are 0 for ever.
+        if self.cells.iter().zip(&saved.0).any(|(c, w)| w & !(c.listed | c.rw) != 0) {
+            return Err(StateError::Impossible { what });
+        }
+        self.words.clone_from(&saved.0);
+        Ok(())
     }
 }
 
@@ -408,6 +430,21 @@ mod tests {
         assert_eq!(scratch.read(0x10, Width::B8), 0x1_0000_0005);
         scratch.write(8, Width::B2, 0xffff, false);
         assert_eq!(scratch.read(8, Width::B2), 0x17cb, "a listed read-only register stays read-only");
+    }
+
+    #[test]
+    fn a_saved_file_is_restored_and_one_that_does_not_fit_changes_nothing() {
+        let mut a = RegFile::new(16, ROWS);
+        a.write(0, Width::B4, 0x7777, false);
+        let mut b = RegFile::new(16, ROWS);
+        assert_eq!(b.restore("b", &a.save()), Ok(()));
+        assert_eq!((b.word(0), b.save()), (0x7777, a.save()));
+        let short = Words(vec![0; 3]);
+        assert_eq!(b.restore("b", &short), Err(StateError::Length { what: "b", expected: 4, found: 3 }));
+        let mut hole = a.save();
+        hole.0[3] = 1;
+        assert_eq!(b.restore("b", &hole), Err(StateError::Impossible { what: "b" }));
+        assert_eq!(b.save(), a.save());
     }
 
     #[test]

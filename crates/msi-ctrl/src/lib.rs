@@ -13,7 +13,9 @@ pub mod regs;
 
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
 
 /// Number of groups, each with one output line.
 pub const GROUPS: u32 = 8;
@@ -101,6 +103,17 @@ impl MsiCtrl {
     /// The outputs: bit i is `|(STATUS_i & ~MASK_i)`. ENABLE gates latching, not the line.
     pub fn levels(&self) -> u8 {
         (0..GROUPS).fold(0, |l, g| l | u8::from(self.status(g) & !self.mask(g) != 0) << g)
+    }
+
+    /// The block's state.
+    pub fn save(&self) -> Words {
+        let MsiCtrl { regs } = self;
+        regs.save()
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &Words) -> Result<(), StateError> {
+        self.regs.restore("msi", saved)
     }
 
     /// A reset of the core.

@@ -3,7 +3,11 @@
 use block::Cx;
 use block::ResetKind;
 use block::SimTime;
+use block::StateError;
 use block::Width;
+
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::Bdf;
 use crate::Completion;
@@ -40,6 +44,36 @@ impl Outcome {
     /// Nobody answered a read of width `w`: `status` with all ones.
     pub const fn refused(status: Completion, w: Width) -> Outcome {
         Outcome { status, data: w.ones() }
+    }
+}
+
+/// A function's saved state, as the port above keeps it: it knows whose it is, not what is in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FunctionState {
+    /// Which function saved it.
+    pub function: String,
+    /// Its state, as plain data.
+    pub data: serde_json::Value,
+}
+
+impl FunctionState {
+    /// The state `data` of `function`.
+    pub fn new(function: &str, data: &impl Serialize) -> FunctionState {
+        // Structs of numbers, lists and options always have a JSON form; a function whose state has none restores nothing.
+        let data = serde_json::to_value(data).unwrap_or_default();
+        FunctionState { function: function.to_owned(), data }
+    }
+
+    /// The data, if `function` saved it.
+    pub fn data<'de, T: Deserialize<'de>>(&'de self, function: &'static str) -> Result<T, StateError> {
+        if self.function != function {
+            return Err(StateError::Foreign {
+                what: "endpoint",
+                expected: function.to_owned(),
+                found: self.function.clone(),
+            });
+        }
+        T::deserialize(&self.data).map_err(|e| StateError::Malformed { what: function, why: e.to_string() })
     }
 }
 
@@ -86,4 +120,8 @@ pub trait Function<E>: Send {
     fn reset(&mut self, cx: &mut Cx<'_, E>, kind: ResetKind);
     /// Device-side facts for the oracle, as (item, value): see `rc_model::sample` for the names.
     fn sample(&self, out: &mut dyn FnMut(&str, u64));
+    /// Everything that decides what the function does next, as plain data.
+    fn save(&self) -> FunctionState;
+    /// Take what a function like this one saved. Nothing changes if it does not fit.
+    fn restore(&mut self, saved: &FunctionState) -> Result<(), StateError>;
 }

@@ -14,6 +14,7 @@ mod tlp;
 
 pub use config::ConfigSpace;
 pub use function::Function;
+pub use function::FunctionState;
 pub use function::Outcome;
 pub use function::Upstream;
 pub use msi::Message;

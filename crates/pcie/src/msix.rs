@@ -1,12 +1,15 @@
 //! MSI-X table and pending bits (PCIe §6.1.4, §7.7.2).
 
+use block::StateError;
 use block::Width;
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::msi::Message;
 
 const MASKED: u32 = 1;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     addr_lo: u32,
     addr_hi: u32,
@@ -18,7 +21,7 @@ struct Entry {
 const RESET: Entry = Entry { addr_lo: 0, addr_hi: 0, data: 0, control: MASKED };
 
 /// The MSI-X table of a function, at most 64 vectors, with its pending bit array.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MsixTable {
     entries: Vec<Entry>,
     pending: u64,
@@ -39,6 +42,20 @@ impl MsixTable {
     pub fn reset(&mut self) {
         self.entries.fill(RESET);
         self.pending = 0;
+    }
+
+    /// Take a saved table. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &MsixTable) -> Result<(), StateError> {
+        let (expected, found) = (self.entries.len(), saved.entries.len());
+        if expected != found {
+            return Err(StateError::Length { what: "msi-x table", expected, found });
+        }
+        let beyond = saved.pending.checked_shr(expected as u32).unwrap_or(0) != 0;
+        if beyond || saved.entries.iter().any(|e| e.addr_lo & 3 != 0 || e.control & !MASKED != 0) {
+            return Err(StateError::Impossible { what: "msi-x table" });
+        }
+        self.clone_from(saved);
+        Ok(())
     }
 
     /// Pending bits.

@@ -6,6 +6,7 @@ use block::VecMem;
 use block::Width;
 use endpoints::EndpointTest;
 use rc_model::soc;
+use rc_model::wrapper::Kind;
 use rc_model::Config;
 use rc_model::Event;
 use rc_model::RootComplex;
@@ -174,28 +175,64 @@ impl Machine {
     pub fn link_up(&mut self) {
         self.wake();
         self.writel(Window::Phy, 0x44, 0);
-        self.writel(Window::Parf, 0x40, 0);
+        match self.soc.wrapper.kind {
+            Kind::Qcom if matches!(self.soc.ops, "1_0_0" | "2_1_0") => {
+                self.writel(Window::Parf, 0x40, 0);
+                self.writel(Window::Elbi, 0x04, 1);
+            }
+            Kind::Qcom => {
+                self.writel(Window::Parf, 0x40, 0);
+                self.writel(Window::Parf, 0x1b0, 1 << 8);
+            }
+            // GENERAL_CON: RC mode, then APP_LTSSM_ENABLE.
+            Kind::Rockchip => {
+                self.writel(Window::Apb, 0, 0x0040_0040);
+                self.writel(Window::Apb, 0, 0x000c_000c);
+            }
+            // They train by themselves.
+            Kind::Snps | Kind::QcomFirmware => {}
+        }
         self.gpio_dir_out(soc::GPIO_PERST, true);
-        self.writel(Window::Parf, 0x1b0, 1 << 8);
         self.sleep(30 * MS);
     }
 
     /// LNKSTA.DLLLA.
     pub fn dllla(&mut self) -> bool {
-        self.readw(Window::Dbi, 0x82) & 1 << 13 != 0
+        self.readw(self.port_config(), 0x82) & 1 << 13 != 0
+    }
+
+    /// Where the port's configuration space is: DBI, or ECAM of a port that firmware runs.
+    pub fn port_config(&self) -> Window {
+        if self.soc.wrapper.has(Window::Dbi) {
+            Window::Dbi
+        } else {
+            Window::Ecam
+        }
+    }
+
+    /// Where the configuration space of 01:00.0 is, once bus 1 is below the port: window and offset.
+    pub fn card_config(&self) -> (Window, u64) {
+        if self.soc.wrapper.has(Window::Config) {
+            (Window::Config, 0)
+        } else {
+            (Window::Ecam, 1 << 20)
+        }
     }
 
     /// OB0 as CFG0 of 01:00.0, OB1 as the MEM window, the bridge open, BAR 0 of the endpoint at its start.
     pub fn open_downstream(&mut self) {
-        let (cfg, cfg_len) = self.soc.window(Window::Config);
         let (mem, mem_len) = self.soc.window(Window::Mem);
-        self.outbound(0, cfg, cfg + cfg_len - 1, 0x0100_0000, 4);
-        self.outbound(1, mem, mem + mem_len - 1, mem, 0);
-        self.writel(Window::Dbi, 0x18, 0x00ff_0100);
-        self.writel(Window::Dbi, 0x20, ((mem + mem_len - 1) & 0xfff0_0000) as u32 | (mem >> 16) as u32);
-        self.writew(Window::Dbi, 0x04, 0x107);
-        self.writel(Window::Config, 0x10, mem as u32);
-        self.writew(Window::Config, 0x04, 0x6);
+        if self.soc.wrapper.has(Window::Config) {
+            let (cfg, cfg_len) = self.soc.window(Window::Config);
+            self.outbound(0, cfg, cfg + cfg_len - 1, 0x0100_0000, 4);
+            self.outbound(1, mem, mem + mem_len - 1, mem, 0);
+        }
+        let (port, (card, at)) = (self.port_config(), self.card_config());
+        self.writel(port, 0x18, 0x00ff_0100);
+        self.writel(port, 0x20, ((mem + mem_len - 1) & 0xfff0_0000) as u32 | (mem >> 16) as u32);
+        self.writew(port, 0x04, 0x107);
+        self.writel(card, at + 0x10, mem as u32);
+        self.writew(card, at + 0x04, 0x6);
     }
 
     /// Program outbound iATU region `n`, in the order of dw_pcie_prog_outbound_atu().
@@ -222,14 +259,15 @@ impl Machine {
 
     /// iMSI-RX for group 0 at [`MSI_TARGET`], and the endpoint's MSI with one message.
     pub fn arm_msi(&mut self) {
-        self.writel(Window::Dbi, 0x82c, 0);
-        self.writel(Window::Dbi, 0x828, 0xffff_ffff);
-        self.writel(Window::Dbi, 0x820, MSI_TARGET as u32);
-        self.writel(Window::Dbi, 0x824, 0);
-        self.writel(Window::Config, 0x54, MSI_TARGET as u32);
-        self.writel(Window::Config, 0x58, 0);
-        self.writew(Window::Config, 0x5c, 0);
-        self.writew(Window::Config, 0x52, 1);
+        let (port, (card, at)) = (self.port_config(), self.card_config());
+        self.writel(port, 0x82c, 0);
+        self.writel(port, 0x828, 0xffff_ffff);
+        self.writel(port, 0x820, MSI_TARGET as u32);
+        self.writel(port, 0x824, 0);
+        self.writel(card, at + 0x54, MSI_TARGET as u32);
+        self.writel(card, at + 0x58, 0);
+        self.writew(card, at + 0x5c, 0);
+        self.writew(card, at + 0x52, 1);
     }
 
     /// The endpoint's RAISE_MSI of vector `n` (1-based).

@@ -6,10 +6,12 @@ use std::sync::Mutex;
 use block::Cx;
 use block::ResetKind;
 use block::SimTime;
+use block::StateError;
 use block::Width;
 use pcie::Bdf;
 use pcie::Completion;
 use pcie::Function;
+use pcie::FunctionState;
 use pcie::Outcome;
 use pcie::Upstream;
 use rc_model::Event;
@@ -70,4 +72,13 @@ impl Function<Event> for Recorder {
     }
 
     fn sample(&self, _: &mut dyn FnMut(&str, u64)) {}
+
+    /// It has no state: what it records is the test's.
+    fn save(&self) -> FunctionState {
+        FunctionState::new("recorder", &())
+    }
+
+    fn restore(&mut self, saved: &FunctionState) -> Result<(), StateError> {
+        saved.data("recorder")
+    }
 }

@@ -35,8 +35,12 @@ pub use registry::Part;
 pub use root_complex::Config;
 pub use root_complex::RootComplex;
 pub use root_complex::Slot;
+pub use root_complex::State;
 pub use sample::Sample;
 pub use sample::SamplePoint;
 pub use soc::Soc;
 pub use soc::Window;
 pub use wrapper::Wrapper;
+
+/// Most that a saved counter may hold: no machine lives long enough to count that far, and none overflows from there.
+pub(crate) const MAX_COUNT: u64 = 1 << 62;

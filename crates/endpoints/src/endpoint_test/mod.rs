@@ -15,7 +15,9 @@ use block::Cx;
 use block::RegFile;
 use block::ResetKind;
 use block::SimTime;
+use block::StateError;
 use block::Width;
+use block::Words;
 use pcie::config::regs as cfg;
 use pcie::config::regs::aer;
 use pcie::config::regs::exp;
@@ -26,11 +28,14 @@ use pcie::Completion;
 use pcie::ConfigSpace;
 use pcie::ErrorMessage;
 use pcie::Function;
+use pcie::FunctionState;
 use pcie::Message;
 use pcie::Msi;
 use pcie::MsixTable;
 use pcie::Outcome;
 use pcie::Upstream;
+use serde::Deserialize;
+use serde::Serialize;
 
 use regs::command;
 use regs::off;
@@ -79,6 +84,22 @@ pub struct EndpointTest {
     intx_until: Option<SimTime>,
     random: u64,
 }
+
+/// What the function saves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct State {
+    config: Words,
+    bar0: Words,
+    bar2: Words,
+    msix: MsixTable,
+    bdf: Bdf,
+    poll_at: Option<SimTime>,
+    intx_until: Option<SimTime>,
+    random: u64,
+}
+
+/// Name in a [`FunctionState`].
+const NAME: &str = "endpoint-test";
 
 impl Default for EndpointTest {
     fn default() -> Self {
@@ -464,6 +485,36 @@ impl<E> Function<E> for EndpointTest {
         out("ep.msix.programmed", self.msix.programmed() as u64);
         out("ep.msix.pending", self.msix.pending());
         out("ep.intx", Function::<()>::intx(self).into());
+    }
+
+    fn save(&self) -> FunctionState {
+        let EndpointTest { config, bar0, bar2, msix, bdf, poll_at, intx_until, random } = self;
+        let state = State {
+            config: config.save(),
+            bar0: bar0.save(),
+            bar2: bar2.save(),
+            msix: msix.clone(),
+            bdf: *bdf,
+            poll_at: *poll_at,
+            intx_until: *intx_until,
+            random: *random,
+        };
+        FunctionState::new(NAME, &state)
+    }
+
+    fn restore(&mut self, saved: &FunctionState) -> Result<(), StateError> {
+        let State { config, bar0, bar2, msix, bdf, poll_at, intx_until, random } = saved.data(NAME)?;
+        let mut f = self.clone();
+        f.config.restore("endpoint-test config", &config)?;
+        f.bar0.restore("endpoint-test bar 0", &bar0)?;
+        f.bar2.restore("endpoint-test bar 2", &bar2)?;
+        f.msix.restore(&msix)?;
+        if random == 0 {
+            // A xorshift generator never leaves 0, nor gets there.
+            return Err(StateError::Impossible { what: "endpoint-test random" });
+        }
+        *self = EndpointTest { bdf, poll_at, intx_until, random, ..f };
+        Ok(())
     }
 }
 

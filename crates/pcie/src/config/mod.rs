@@ -11,7 +11,9 @@ pub mod regs;
 use block::Reg;
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
 
 use regs::hdr;
 use regs::id;
@@ -205,6 +207,17 @@ impl ConfigSpace {
     /// Apply a reset.
     pub fn reset(&mut self, kind: ResetKind) {
         self.regs.reset(kind);
+    }
+
+    /// The saved form: the registers. Capabilities and BARs are the function's.
+    pub fn save(&self) -> Words {
+        let ConfigSpace { regs, bars: _, last_cap: _, last_ext: _ } = self;
+        regs.save()
+    }
+
+    /// Take a saved form; `what` names the function in errors.
+    pub fn restore(&mut self, what: &'static str, saved: &Words) -> Result<(), StateError> {
+        self.regs.restore(what, saved)
     }
 
     /// The BAR that claims `len` bytes at `addr`, with the offset in it; `None` while memory decoding is off.

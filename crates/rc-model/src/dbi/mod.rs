@@ -15,7 +15,9 @@ use block::Reg;
 use block::RegFile;
 use block::ResetKind;
 use block::SimTime;
+use block::StateError;
 use block::Width;
+use block::Words;
 use pcie::config::regs as pci;
 use pcie::config::regs::aer;
 use pcie::config::regs::dpc;
@@ -26,6 +28,8 @@ use pcie::config::ConfigSpace;
 use pcie::config::Ids;
 use pcie::Bdf;
 use pcie::ErrorMessage;
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::soc::Soc;
 use crate::wrapper::Kind;
@@ -89,12 +93,22 @@ pub struct LinkView {
 }
 
 /// Speed (1 = 2.5 GT/s …) and width of a port or link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     /// Link speed, as LNKCAP.SLS.
     pub speed: u8,
     /// Lanes.
     pub width: u8,
+}
+
+/// The block's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    config: Words,
+    port: Words,
+    eq_banks: [[u32; 2]; 4],
+    ras_des: Option<RasDes>,
+    waiting_pme: Option<Bdf>,
 }
 
 /// The block.
@@ -592,6 +606,33 @@ impl Dbi {
             pin @ 1..=4 => 1 << (pin - 1),
             _ => 0,
         }
+    }
+
+    /// The block's state.
+    pub fn save(&self) -> State {
+        let Dbi { config, port, eq_banks, ras_des, waiting_pme } = self;
+        State {
+            config: config.save(),
+            port: port.save(),
+            eq_banks: *eq_banks,
+            ras_des: ras_des.clone(),
+            waiting_pme: *waiting_pme,
+        }
+    }
+
+    /// Take a saved state. What it says after an error is unspecified.
+    pub fn restore(&mut self, saved: &State) -> Result<(), StateError> {
+        let State { config, port, eq_banks, ras_des, waiting_pme } = saved;
+        self.config.restore("root port", config)?;
+        self.port.restore("port logic", port)?;
+        match (&mut self.ras_des, ras_des) {
+            (Some(own), Some(saved)) => own.restore(saved)?,
+            (None, None) => {}
+            _ => return Err(StateError::Impossible { what: "ras-des" }),
+        }
+        self.eq_banks = *eq_banks;
+        self.waiting_pme = *waiting_pme;
+        Ok(())
     }
 
     /// A reset of the core.

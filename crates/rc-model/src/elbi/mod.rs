@@ -8,7 +8,9 @@ pub mod regs;
 
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
 
 /// The interface.
 #[derive(Clone, Debug)]
@@ -42,6 +44,17 @@ impl Elbi {
     /// Whether link training is enabled here (PARF has an enable of its own).
     pub fn lt_enable(&self) -> bool {
         self.regs.word(regs::SYS_CTRL) & regs::LT_ENABLE != 0
+    }
+
+    /// The block's state.
+    pub fn save(&self) -> Words {
+        let Elbi { regs } = self;
+        regs.save()
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &Words) -> Result<(), StateError> {
+        self.regs.restore("elbi", saved)
     }
 
     /// A reset of the core.

@@ -11,18 +11,29 @@ pub mod regs;
 
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::soc;
 use crate::soc::Soc;
 
 /// How often one clock gate was switched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edges {
     /// Off to on.
     pub on: u64,
     /// On to off.
     pub off: u64,
+}
+
+/// The bank's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    regs: Words,
+    edges: Vec<Edges>,
 }
 
 /// The bank.
@@ -108,6 +119,27 @@ impl Gpio {
     /// Edges of each clock gate since power-on, in the order of [`Soc::clocks`].
     pub fn edges(&self) -> &[Edges] {
         &self.edges
+    }
+
+    /// The bank's state.
+    pub fn save(&self) -> State {
+        let Gpio { regs, edges, soc: _ } = self;
+        State { regs: regs.save(), edges: edges.clone() }
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &State) -> Result<(), StateError> {
+        let State { regs, edges } = saved;
+        let (expected, found) = (self.edges.len(), edges.len());
+        if expected != found {
+            return Err(StateError::Length { what: "gpio clock gates", expected, found });
+        }
+        if edges.iter().any(|e| e.on.max(e.off) > crate::MAX_COUNT) {
+            return Err(StateError::Impossible { what: "gpio clock edges" });
+        }
+        self.regs.restore("gpio", regs)?;
+        self.edges.clone_from(edges);
+        Ok(())
     }
 
     /// Power applied: all lines are inputs, edge counts start again.

@@ -9,8 +9,12 @@ pub mod regs;
 
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
 use pcie::Bdf;
+use serde::Deserialize;
+use serde::Serialize;
 
 /// What an outbound access becomes on the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,17 @@ pub enum Outbound {
         /// CFG1 rather than CFG0.
         type1: bool,
     },
+}
+
+/// Bits of the viewport's selector that are there. Index bits without a region are not: that is how Linux counts them
+/// (spec §2.5).
+const SELECTOR_BITS: u32 = regs::SELECT_INBOUND | (regs::REGIONS - 1);
+
+/// The unit's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    regs: Words,
+    selector: Option<u32>,
 }
 
 /// The unit.
@@ -80,8 +95,7 @@ impl Iatu {
             (None, Some(selector)) => {
                 let shift = (off & 3) * 8;
                 let (mask, bits) = ((w.ones() << shift) as u32, ((v & w.ones()) << shift) as u32);
-                // Index bits that have no region are not there: that is how Linux counts them (spec §2.5).
-                *selector = (*selector & !mask | bits & mask) & (regs::SELECT_INBOUND | (regs::REGIONS - 1));
+                *selector = (*selector & !mask | bits & mask) & SELECTOR_BITS;
             }
             (None, None) => {}
         }
@@ -210,6 +224,24 @@ impl Iatu {
     /// Enabled inbound regions, bit n = region n.
     pub fn inbound_enabled(&self) -> u32 {
         self.enabled(regs::inbound)
+    }
+
+    /// The unit's state.
+    pub fn save(&self) -> State {
+        let Iatu { regs, selector } = self;
+        State { regs: regs.save(), selector: *selector }
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &State) -> Result<(), StateError> {
+        let State { regs, selector } = saved;
+        let unrolled = self.selector.is_none();
+        if unrolled != selector.is_none() || selector.unwrap_or(0) & !SELECTOR_BITS != 0 {
+            return Err(StateError::Impossible { what: "iatu viewport" });
+        }
+        self.regs.restore("iatu", regs)?;
+        self.selector = *selector;
+        Ok(())
     }
 
     /// A reset of the core.

@@ -6,6 +6,9 @@
 //! *Sources*: spec/dwc-qcom-registers.md §3; Linux pcie-designware.h enum dw_pcie_ltssm.
 
 use block::SimTime;
+use block::StateError;
+use serde::Deserialize;
+use serde::Serialize;
 
 /// LTSSM state numbers (spec §3).
 pub mod ltssm {
@@ -103,17 +106,42 @@ pub struct Conditions {
     pub hot_reset: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+/// What the link does: all of its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Not enabled.
     Idle,
-    Detect { since: SimTime },
+    /// Nobody is there.
+    Detect {
+        /// When it began to look.
+        since: SimTime,
+    },
+    /// The partner never answers.
     Polling,
-    Training { step: usize, next: SimTime },
+    /// On the way to L0.
+    Training {
+        /// How far: an index of the states of a training.
+        step: usize,
+        /// When the next one begins.
+        next: SimTime,
+    },
+    /// L0.
     Up,
-    Recovery { until: SimTime },
-    TurningOff { until: SimTime },
+    /// Retraining.
+    Recovery {
+        /// When it ends.
+        until: SimTime,
+    },
+    /// PME_Turn_Off was sent.
+    TurningOff {
+        /// When L2 begins.
+        until: SimTime,
+    },
+    /// L2.
     L2,
+    /// LNKCTL.LD.
     Disabled,
+    /// BRIDGE_CONTROL.SBR.
     HotReset,
 }
 
@@ -141,6 +169,24 @@ impl Link {
     /// A link that takes `train_ns` from the last condition to L0.
     pub fn new(train_ns: u64) -> Link {
         Link { state: State::Idle, train_ns }
+    }
+
+    /// The link's state.
+    pub fn save(&self) -> State {
+        let Link { state, train_ns: _ } = self;
+        *state
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &State) -> Result<(), StateError> {
+        if let State::Training { step, .. } = saved {
+            // The last state of a training is no longer training.
+            if *step >= TRAINING.len() - 1 {
+                return Err(StateError::Impossible { what: "link training" });
+            }
+        }
+        self.state = *saved;
+        Ok(())
     }
 
     /// LTSSM state number at `now`.

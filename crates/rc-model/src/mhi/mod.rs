@@ -8,7 +8,9 @@ pub mod regs;
 
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
 
 /// The counters.
 #[derive(Clone, Debug)]
@@ -32,6 +34,17 @@ impl Mhi {
     pub fn entered_l2(&mut self) {
         let n = self.regs.word(regs::LINKST_IN_L2).wrapping_add(1);
         self.regs.set_word(regs::LINKST_IN_L2, n);
+    }
+
+    /// The block's state.
+    pub fn save(&self) -> Words {
+        let Mhi { regs } = self;
+        regs.save()
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &Words) -> Result<(), StateError> {
+        self.regs.restore("mhi", saved)
     }
 
     /// A reset of the core.

@@ -10,7 +10,9 @@ pub mod regs;
 
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
 
 use crate::soc::Soc;
 
@@ -98,6 +100,17 @@ impl Parf {
     pub fn link_down(&mut self) {
         self.regs.update(regs::INT_ALL_STATUS, regs::INT_LINK_DOWN, regs::INT_LINK_DOWN);
         self.regs.update(regs::LTSSM, regs::FLUSH_MODE, regs::FLUSH_MODE);
+    }
+
+    /// The block's state.
+    pub fn save(&self) -> Words {
+        let Parf { regs } = self;
+        regs.save()
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &Words) -> Result<(), StateError> {
+        self.regs.restore("parf", saved)
     }
 
     /// A reset of the core. INFERRED: every register of the block is non-sticky (spec §2.1).

@@ -11,7 +11,9 @@ pub mod regs;
 
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
 
 use crate::reset::Resets;
 
@@ -49,6 +51,17 @@ impl Phy {
     /// Whether the PHY works: powered on and out of both resets.
     pub fn up(&self, resets: &Resets) -> bool {
         !self.software_reset() && !resets.phy() && !resets.pipe()
+    }
+
+    /// The block's state.
+    pub fn save(&self) -> Words {
+        let Phy { regs } = self;
+        regs.save()
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &Words) -> Result<(), StateError> {
+        self.regs.restore("phy", saved)
     }
 
     /// Power applied.

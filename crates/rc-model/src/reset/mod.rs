@@ -8,7 +8,9 @@ pub mod regs;
 
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
 
 use crate::soc;
 use crate::soc::Soc;
@@ -56,6 +58,17 @@ impl Resets {
     /// Whether the PHY's `pipe` reset is asserted.
     pub fn pipe(&self) -> bool {
         self.asserted(soc::RESET_PIPE)
+    }
+
+    /// The block's state.
+    pub fn save(&self) -> Words {
+        let Resets { regs, core: _ } = self;
+        regs.save()
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &Words) -> Result<(), StateError> {
+        self.regs.restore("reset", saved)
     }
 
     /// Power applied.

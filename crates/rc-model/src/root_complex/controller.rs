@@ -53,17 +53,17 @@ pub(super) struct Controller {
     pub msi: MsiCtrl,
     pub link: Link,
     pub observer: Observer,
-    soc: &'static Soc,
-    card: Option<Rate>,
+    pub(super) soc: &'static Soc,
+    pub(super) card: Option<Rate>,
     pub slot: Slot,
     /// The running retrain is the link's own, not software's.
-    autonomous: bool,
-    msi_gating: bool,
-    its_translater: Option<u64>,
+    pub(super) autonomous: bool,
+    pub(super) msi_gating: bool,
+    pub(super) its_translater: Option<u64>,
     /// Taken by the owner after each call.
     pub effects: Vec<Effect>,
     /// State of the last [`Event::Ltssm`].
-    reported_ltssm: u8,
+    pub(super) reported_ltssm: u8,
 }
 
 impl Controller {

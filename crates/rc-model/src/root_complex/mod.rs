@@ -13,6 +13,7 @@ mod controller;
 mod observer;
 mod sampling;
 mod slot;
+mod state;
 mod upstream;
 
 pub use slot::Slot;
@@ -40,6 +41,8 @@ use crate::soc::Window;
 use crate::wrapper::Kind as Vendor;
 use controller::Controller;
 use observer::Kind;
+
+pub use state::State;
 
 /// What is built.
 pub struct Config {

@@ -3,6 +3,9 @@
 //! A guest decides how often most events happen, so each kind has a budget per life. Counting never stops.
 
 use block::Cx;
+use block::StateError;
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::event::Event;
 
@@ -33,8 +36,8 @@ impl Kind {
 }
 
 /// Totals since power-on.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
     pub gated: u64,
     pub msi: u64,
     pub rogue_msi: u64,
@@ -45,8 +48,8 @@ pub(super) struct Counts {
 }
 
 /// The oracle's own state: it never influences what the guest sees.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Observer {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observer {
     pub life: u32,
     /// S4 was taken: the next access begins a new life.
     pub s5_armed: bool,
@@ -68,9 +71,20 @@ impl Observer {
         }
     }
 
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &Observer) -> Result<(), StateError> {
+        let Counts { gated, msi, rogue_msi, dma_refused, unrouted, bad_input, after_s3 } = saved.counts;
+        let counts = [gated, msi, rogue_msi, dma_refused, unrouted, bad_input, after_s3];
+        if counts.iter().any(|n| *n > crate::MAX_COUNT) {
+            return Err(StateError::Impossible { what: "observer counts" });
+        }
+        self.clone_from(saved);
+        Ok(())
+    }
+
     /// A new probe begins.
     pub fn begin_life(&mut self) {
-        self.life += 1;
+        self.life = self.life.wrapping_add(1);
         self.s5_armed = false;
         self.emitted = [0; KINDS];
     }

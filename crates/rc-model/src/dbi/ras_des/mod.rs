@@ -10,6 +10,9 @@ pub mod regs;
 use std::collections::BTreeMap;
 
 use block::SimTime;
+use block::StateError;
+use serde::Deserialize;
+use serde::Serialize;
 
 /// What the model counts, by group and event number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,14 +77,14 @@ const fn id(group: u8, event: u8) -> u16 {
     (group as u16) << 8 | event as u16
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Counter {
     on: bool,
     count: u32,
 }
 
-/// Counters and the running measurement. The registers themselves are in the configuration space.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Counters and the running measurement: all state. The registers themselves are in the configuration space.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RasDes {
     /// Only counters that were ever started; there are as many as there are events.
     counters: BTreeMap<u16, Counter>,
@@ -104,7 +107,22 @@ fn selected(ctrl: u32) -> Option<u16> {
     (known && lane).then(|| id(group, event))
 }
 
+/// Whether the core has a counter for `event`.
+fn exists(event: u16) -> bool {
+    let (group, event) = (event >> 8, event as u8);
+    regs::EVENTS.get(usize::from(group)).is_some_and(|events| events.contains(&event))
+}
+
 impl RasDes {
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &RasDes) -> Result<(), StateError> {
+        if saved.l0_ns > crate::MAX_COUNT || !saved.counters.keys().all(|e| exists(*e)) {
+            return Err(StateError::Impossible { what: "ras-des" });
+        }
+        self.clone_from(saved);
+        Ok(())
+    }
+
     /// One more of `what`.
     pub fn count(&mut self, what: Count) {
         if let Some(c) = self.counters.get_mut(&what.event()).filter(|c| c.on) {

@@ -10,7 +10,9 @@ pub mod regs;
 
 use block::RegFile;
 use block::ResetKind;
+use block::StateError;
 use block::Width;
+use block::Words;
 
 use super::Kind;
 use super::Perst;
@@ -154,6 +156,17 @@ impl Client {
     pub fn link_down(&mut self) {
         let both = regs::RDLH_LINK_UP_CHGED | regs::LINK_REQ_RST_NOT;
         self.regs.update(regs::INTR_STATUS_MISC, both, both);
+    }
+
+    /// The block's state.
+    pub fn save(&self) -> Words {
+        let Client { regs } = self;
+        regs.save()
+    }
+
+    /// Take a saved state. Nothing changes if it does not fit.
+    pub fn restore(&mut self, saved: &Words) -> Result<(), StateError> {
+        self.regs.restore("client registers", saved)
     }
 
     /// A reset of the core. INFERRED: the core's reset clears these registers too.
