@@ -348,9 +348,7 @@ impl RegFile {
 
     /// Take a saved form; `what` names the file in errors. Nothing changes if it does not fit.
     pub fn restore(&mut self, what: &'static str, saved: &Words) -> Result<(), StateError> {
-        if saved.0.len() != self.words.len() {
-            return Err(StateError::Length { what, expected: self.words.len(), found: saved.0.len() });
-        }
+        StateError::unless_length(what, self.words.len(), saved.0.len())?;
         // Bits that no row describes and no guest can write are 0 for ever.
         if self.cells.iter().zip(&saved.0).any(|(c, w)| w & !(c.listed | c.rw) != 0) {
             return Err(StateError::Impossible { what });

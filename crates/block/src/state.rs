@@ -43,3 +43,21 @@ pub enum StateError {
         why: String,
     },
 }
+
+impl StateError {
+    /// [`StateError::Foreign`] unless `found` is `expected`.
+    pub fn unless_of(what: &'static str, expected: &str, found: &str) -> Result<(), StateError> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(StateError::Foreign { what, expected: expected.to_owned(), found: found.to_owned() })
+    }
+
+    /// [`StateError::Length`] unless `found` is `expected`.
+    pub fn unless_length(what: &'static str, expected: usize, found: usize) -> Result<(), StateError> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(StateError::Length { what, expected, found })
+    }
+}

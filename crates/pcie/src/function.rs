@@ -66,13 +66,7 @@ impl FunctionState {
 
     /// The data, if `function` saved it.
     pub fn data<'de, T: Deserialize<'de>>(&'de self, function: &'static str) -> Result<T, StateError> {
-        if self.function != function {
-            return Err(StateError::Foreign {
-                what: "endpoint",
-                expected: function.to_owned(),
-                found: self.function.clone(),
-            });
-        }
+        StateError::unless_of("endpoint", function, &self.function)?;
         T::deserialize(&self.data).map_err(|e| StateError::Malformed { what: function, why: e.to_string() })
     }
 }

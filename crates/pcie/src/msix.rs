@@ -46,11 +46,9 @@ impl MsixTable {
 
     /// Take a saved table. Nothing changes if it does not fit.
     pub fn restore(&mut self, saved: &MsixTable) -> Result<(), StateError> {
-        let (expected, found) = (self.entries.len(), saved.entries.len());
-        if expected != found {
-            return Err(StateError::Length { what: "msi-x table", expected, found });
-        }
-        let beyond = saved.pending.checked_shr(expected as u32).unwrap_or(0) != 0;
+        let vectors = self.entries.len();
+        StateError::unless_length("msi-x table", vectors, saved.entries.len())?;
+        let beyond = saved.pending.checked_shr(vectors as u32).unwrap_or(0) != 0;
         if beyond || saved.entries.iter().any(|e| e.addr_lo & 3 != 0 || e.control & !MASKED != 0) {
             return Err(StateError::Impossible { what: "msi-x table" });
         }

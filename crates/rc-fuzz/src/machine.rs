@@ -176,13 +176,12 @@ impl Machine {
         self.wake();
         self.writel(Window::Phy, 0x44, 0);
         match self.soc.wrapper.kind {
-            Kind::Qcom if matches!(self.soc.ops, "1_0_0" | "2_1_0") => {
-                self.writel(Window::Parf, 0x40, 0);
-                self.writel(Window::Elbi, 0x04, 1);
-            }
             Kind::Qcom => {
                 self.writel(Window::Parf, 0x40, 0);
-                self.writel(Window::Parf, 0x1b0, 1 << 8);
+                match self.soc.ops {
+                    "1_0_0" | "2_1_0" => self.writel(Window::Elbi, 0x04, 1),
+                    _ => self.writel(Window::Parf, 0x1b0, 1 << 8),
+                }
             }
             // GENERAL_CON: RC mode, then APP_LTSSM_ENABLE.
             Kind::Rockchip => {

@@ -53,18 +53,19 @@ pub const VERSION_5_40A: u32 = 0x3534_302a;
 /// Ports of cores from this version on do 16 GT/s (INFERRED: sc8280xp and x1e80100 do).
 pub const VERSION_5_60A: u32 = 0x3536_302a;
 
+const LNKCAP_SRC: &str =
+    "spec §2.8; PCIe §7.5.3.6: 8 GT/s (per SoC 16), x1, L0s and L1, DLLLARC, LBNC, ASPM \
+     optionality; INFERRED surprise down reporting, latencies";
+
 /// PCI Express capability, rows whose values are this port's own. Offsets in the capability.
 pub const EXP_OWN: &[Reg] = &[
-    Reg::ro("EXP_FLAGS", 0x02, 0x0142, "spec §2.8: root port, slot, version 2").fields(pcie::config::fields::EXP_FLAGS).width(B2).ro_wr(0xffff),
-    Reg::ro(
-        "EXP_LNKCAP",
-        0x0c,
-        0x0079_2c13,
-        "spec §2.8; PCIe §7.5.3.6: 8 GT/s (per SoC 16), x1, L0s and L1, DLLLARC, LBNC, ASPM optionality; INFERRED \
-         surprise down reporting, latencies",
-    ).fields(pcie::config::fields::LNKCAP)
-    .ro_wr(u32::MAX),
-    Reg::ro("EXP_SLTCAP", 0x14, 0x0000_0061, "spec §2.8: ABP, HPS, HPC as synthesised (INFERRED)").fields(pcie::config::fields::SLTCAP)
+    Reg::ro("EXP_FLAGS", 0x02, 0x0142, "spec §2.8: root port, slot, version 2")
+        .fields(pcie::config::fields::EXP_FLAGS)
+        .width(B2)
+        .ro_wr(0xffff),
+    Reg::ro("EXP_LNKCAP", 0x0c, 0x0079_2c13, LNKCAP_SRC).fields(pcie::config::fields::LNKCAP).ro_wr(u32::MAX),
+    Reg::ro("EXP_SLTCAP", 0x14, 0x0000_0061, "spec §2.8: ABP, HPS, HPC as synthesised (INFERRED)")
+        .fields(pcie::config::fields::SLTCAP)
         .ro_wr(u32::MAX),
 ];
 

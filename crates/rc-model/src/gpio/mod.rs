@@ -130,10 +130,7 @@ impl Gpio {
     /// Take a saved state. Nothing changes if it does not fit.
     pub fn restore(&mut self, saved: &State) -> Result<(), StateError> {
         let State { regs, edges } = saved;
-        let (expected, found) = (self.edges.len(), edges.len());
-        if expected != found {
-            return Err(StateError::Length { what: "gpio clock gates", expected, found });
-        }
+        StateError::unless_length("gpio clock gates", self.edges.len(), edges.len())?;
         if edges.iter().any(|e| e.on.max(e.off) > crate::MAX_COUNT) {
             return Err(StateError::Impossible { what: "gpio clock edges" });
         }

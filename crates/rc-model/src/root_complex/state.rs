@@ -108,8 +108,8 @@ impl RootComplex {
 
     /// The root complex of `config` in the state `saved`.
     pub fn restore(config: Config, saved: &State) -> Result<RootComplex, StateError> {
-        foreign("state version", &VERSION.to_string(), &saved.version.to_string())?;
-        foreign("soc", config.soc.name, &saved.soc)?;
+        StateError::unless_of("state version", &VERSION.to_string(), &saved.version.to_string())?;
+        StateError::unless_of("soc", config.soc.name, &saved.soc)?;
         let mut rc = RootComplex::new(config);
         let port = &mut rc.port;
         port.gpio.restore(&saved.gpio)?;
@@ -136,7 +136,7 @@ impl RootComplex {
             (None, None) => {}
             (function, state) => {
                 let card = |there| if there { "a card" } else { "an empty slot" };
-                foreign("slot", card(function.is_some()), card(state.is_some()))?;
+                StateError::unless_of("slot", card(function.is_some()), card(state.is_some()))?;
             }
         }
         if rc.port.card.is_some() != saved.card.is_some() {
@@ -145,11 +145,4 @@ impl RootComplex {
         rc.port.card = saved.card;
         Ok(rc)
     }
-}
-
-fn foreign(what: &'static str, expected: &str, found: &str) -> Result<(), StateError> {
-    if expected == found {
-        return Ok(());
-    }
-    Err(StateError::Foreign { what, expected: expected.to_owned(), found: found.to_owned() })
 }

@@ -42,10 +42,15 @@ const HAZARDS: [(&str, images::Series, &str); 2] = [
     ("card pulled", images::Series::new(7, 0), "pciehp and the link-down recovery wait for each other"),
 ];
 
+/// Whether the driver of `series` knows `soc`.
+fn knows(series: images::Series, soc: &Soc) -> bool {
+    series >= images::Series::new(soc.since.0, soc.since.1)
+}
+
 /// Whether the driver of `series` knows the SoC that `options` name, if they name one.
 fn is_known(options: &[&str], series: images::Series) -> bool {
     let named = options.windows(2).find(|o| o[0] == "--soc").and_then(|o| soc::find(o[1]));
-    named.is_none_or(|soc| series >= images::Series::new(soc.since.0, soc.since.1))
+    named.is_none_or(|soc| knows(series, soc))
 }
 
 fn hazard(row: &str, series: images::Series) -> Option<&'static str> {
@@ -94,10 +99,9 @@ pub fn run(args: &MatrixArgs) -> Result<u8> {
     let mut cells = Vec::new();
     for s in &series {
         for soc in &socs {
-            if *s < images::Series::new(soc.since.0, soc.since.1) {
-                continue;
+            if knows(*s, soc) {
+                cells.push(cell(args, soc.name, &["--soc", soc.name], *s)?);
             }
-            cells.push(cell(args, soc.name, &["--soc", soc.name], *s)?);
         }
         for (control, soc) in CONTROLS {
             cells.push(cell(args, control, &["--soc", soc, "--profile", control], *s)?);
@@ -169,14 +173,13 @@ fn cell(args: &MatrixArgs, row: &str, options: &[&str], series: images::Series) 
 
 fn judge(row: &str, series: images::Series, report: Option<Report>, said: &str) -> Cell {
     let control = CONTROLS.iter().any(|c| c.0 == row);
+    let hazard = hazard(row, series);
+    // Whether a verdict is as it should be, and the hazard that it is.
     let good = |v: Verdict| match v {
-        Verdict::Clean | Verdict::Residue => !control,
-        Verdict::Leak | Verdict::Crash => control || hazard(row, series).is_some(),
-        Verdict::Inconclusive => false,
+        Verdict::Clean | Verdict::Residue => (!control, None),
+        Verdict::Leak | Verdict::Crash => (control || hazard.is_some(), hazard),
+        Verdict::Inconclusive => (false, None),
     };
-    let seen =
-        |v: Verdict| matches!(v, Verdict::Leak | Verdict::Crash).then(|| hazard(row, series)).flatten();
-    let known = report.as_ref().and_then(|r| seen(r.verdict)).unwrap_or_default().to_owned();
     let series = series.to_string();
     let last = |text: &str| text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("").trim().to_owned();
     match report {
@@ -192,7 +195,7 @@ fn judge(row: &str, series: images::Series, report: Option<Report>, said: &str) 
             known: String::new(),
         },
         Some(r) => {
-            let ok = good(r.verdict);
+            let (ok, known) = good(r.verdict);
             let first = r.findings.iter().find(|s| s.finding.allowed.is_none());
             let why = first.map_or_else(|| last(said), |s| s.finding.summary.clone());
             Cell {
@@ -204,7 +207,7 @@ fn judge(row: &str, series: images::Series, report: Option<Report>, said: &str) 
                 created: r.irq_mappings.created,
                 left: r.irq_mappings.leaked,
                 why: if ok { String::new() } else { why },
-                known,
+                known: known.unwrap_or_default().to_owned(),
             }
         }
     }

@@ -54,27 +54,53 @@ pub const ERR_INJ0_RX_LCRC: u32 = 0x0800;
 const SRC: &str = "spec §2.8; Linux 7.3 pcie-designware-debugfs.c";
 const PMU: &str = "spec §2.8; Linux v6.12 dwc_pcie_pmu.c";
 
+/// What writes to EVENT_COUNTER_CONTROL do.
+const COUNTER_COMMANDS: &str =
+    "4:2 = 1 stops and 3 starts the selected counter, 5 and 7 all (INFERRED); 1:0 = 1 \
+     clears it, 3 all (INFERRED); both read 0; 7 tells whether it counts";
+
 /// All registers.
 pub const ROWS: &[Reg] = &[
     Reg::ro("RAS_DES_HEADER", 0x04, 0x1004_0002, "spec §2.8: VSEC ID 2, revision 4; INFERRED length 0x100"),
-    Reg::rw("EVENT_COUNTER_CONTROL", COUNTER_CTRL, 0, EVENT_SELECT | LANE_SELECT, PMU).fields(&[Field::bits("GROUP", 27, 24), Field::bits("EVENT", 23, 16), Field::bits("LANE", 11, 8), Field::bit("COUNTING", 7), Field::bits("ENABLE", 4, 2).values(&[(1, "OFF"), (3, "ON"), (5, "ALL_OFF"), (7, "ALL_ON")]), Field::bits("CLEAR", 1, 0).values(&[(1, "ONE"), (3, "ALL")])]).effect(
-        "4:2 = 1 stops and 3 starts the selected counter, 5 and 7 all (INFERRED); 1:0 = 1 clears it, 3 all \
-                 (INFERRED); both read 0; 7 tells whether it counts",
-    ),
+    Reg::rw("EVENT_COUNTER_CONTROL", COUNTER_CTRL, 0, EVENT_SELECT | LANE_SELECT, PMU)
+        .fields(&[
+            Field::bits("GROUP", 27, 24),
+            Field::bits("EVENT", 23, 16),
+            Field::bits("LANE", 11, 8),
+            Field::bit("COUNTING", 7),
+            Field::bits("ENABLE", 4, 2).values(&[(1, "OFF"), (3, "ON"), (5, "ALL_OFF"), (7, "ALL_ON")]),
+            Field::bits("CLEAR", 1, 0).values(&[(1, "ONE"), (3, "ALL")]),
+        ])
+        .effect(COUNTER_COMMANDS),
     Reg::ro("EVENT_COUNTER_DATA", COUNTER_DATA, 0, PMU).effect("the selected counter"),
-    Reg::rw("TIME_BASED_ANALYSIS_CONTROL", TIME_CTRL, 0, 0xff00_ff01, PMU).fields(&[Field::bits("REPORT", 31, 24), Field::bits("DURATION", 15, 8), Field::bit("START", 0)])
+    Reg::rw("TIME_BASED_ANALYSIS_CONTROL", TIME_CTRL, 0, 0xff00_ff01, PMU)
+        .fields(&[Field::bits("REPORT", 31, 24), Field::bits("DURATION", 15, 8), Field::bit("START", 0)])
         .effect("0 measures, from zero, for the duration 15:8; 31:24 select the report"),
     Reg::ro("TIME_BASED_ANALYSIS_DATA", TIME_DATA_LOW, 0, PMU).effect("the selected report"),
     Reg::ro("TIME_BASED_ANALYSIS_DATA_HIGH", TIME_DATA_HIGH, 0, PMU).effect("the selected report"),
     Reg::rw("ERR_INJ_ENABLE", ERR_INJ_ENABLE, 0, (1 << ERR_GROUPS) - 1, SRC)
         .effect("a group's bit clears itself after its last injection (INFERRED)"),
-    Reg::rw("ERR_INJ0", 0x34, 0, 0x0fff, SRC).fields(&[Field::bits("TYPE", 11, 8), Field::bits("COUNT", 7, 0)]).effect("type 8: received TLPs are bad, COUNT times"),
-    Reg::rw("ERR_INJ1", 0x38, 0, 0x1fff_01ff, SRC).fields(&[Field::bits("DIFF", 28, 16), Field::bit("TYPE", 8), Field::bits("COUNT", 7, 0)]),
-    Reg::rw("ERR_INJ2", 0x3c, 0, 0x03ff, SRC).fields(&[Field::bits("TYPE", 9, 8), Field::bits("COUNT", 7, 0)]),
-    Reg::rw("ERR_INJ3", 0x40, 0, 0x07ff, SRC).fields(&[Field::bits("TYPE", 10, 8), Field::bits("COUNT", 7, 0)]),
-    Reg::rw("ERR_INJ4", 0x44, 0, 0x1fff_77ff, SRC).fields(&[Field::bits("DIFF", 28, 16), Field::bits("VC", 14, 12), Field::bits("TYPE", 10, 8), Field::bits("COUNT", 7, 0)]),
+    Reg::rw("ERR_INJ0", 0x34, 0, 0x0fff, SRC)
+        .fields(&[Field::bits("TYPE", 11, 8), Field::bits("COUNT", 7, 0)])
+        .effect("type 8: received TLPs are bad, COUNT times"),
+    Reg::rw("ERR_INJ1", 0x38, 0, 0x1fff_01ff, SRC).fields(&[
+        Field::bits("DIFF", 28, 16),
+        Field::bit("TYPE", 8),
+        Field::bits("COUNT", 7, 0),
+    ]),
+    Reg::rw("ERR_INJ2", 0x3c, 0, 0x03ff, SRC)
+        .fields(&[Field::bits("TYPE", 9, 8), Field::bits("COUNT", 7, 0)]),
+    Reg::rw("ERR_INJ3", 0x40, 0, 0x07ff, SRC)
+        .fields(&[Field::bits("TYPE", 10, 8), Field::bits("COUNT", 7, 0)]),
+    Reg::rw("ERR_INJ4", 0x44, 0, 0x1fff_77ff, SRC).fields(&[
+        Field::bits("DIFF", 28, 16),
+        Field::bits("VC", 14, 12),
+        Field::bits("TYPE", 10, 8),
+        Field::bits("COUNT", 7, 0),
+    ]),
     Reg::rw("ERR_INJ5", 0x48, 0, 0x01ff, SRC).fields(&[Field::bit("TYPE", 8), Field::bits("COUNT", 7, 0)]),
-    Reg::rw("SD_STATUS_L1LANE", SD_STATUS_L1LANE, 0, 0xf, SRC).fields(&[Field::bit("RXVALID", 18), Field::bit("DETECT_LANE", 17), Field::bits("LANE", 3, 0)])
+    Reg::rw("SD_STATUS_L1LANE", SD_STATUS_L1LANE, 0, 0xf, SRC)
+        .fields(&[Field::bit("RXVALID", 18), Field::bit("DETECT_LANE", 17), Field::bits("LANE", 3, 0)])
         .effect("17 a receiver is detected, 18 it gets something valid: of the lane in 3:0"),
 ];
 
