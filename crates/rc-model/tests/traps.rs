@@ -523,6 +523,8 @@ fn only_a_strict_machine_aborts_and_only_where_a_block_stands_still() {
         assert_eq!(m.rc.aborted(), strict);
         m.writel(Window::Parf, 0x40, 0);
         assert_eq!(m.rc.aborted(), strict);
+        m.power_on_reset();
+        assert!(!m.rc.aborted(), "power-on is no access");
         m.readl(Window::Gpio, 0);
         assert!(!m.rc.aborted(), "providers always answer");
         m.wake();

@@ -144,3 +144,16 @@ fn firmwares_imsi_rx_answers_at_ecam_and_takes_msis_at_address_0() {
     assert_eq!((m.item("count.msi"), m.item("count.rogue_msi")), (1, 0));
     assert!(m.line(soc::IRQ_MSI0));
 }
+
+#[test]
+fn power_on_takes_a_link_down_that_nothing_else_holds() {
+    for soc in [&SNPS, &SA8255P] {
+        let mut m = machine(soc);
+        m.link_up();
+        assert!(m.dllla(), "{}", soc.name);
+        m.power_on_reset();
+        assert!(!m.dllla(), "{}: it trains anew", soc.name);
+        m.sleep(30 * MS);
+        assert!(m.dllla(), "{}", soc.name);
+    }
+}

@@ -82,6 +82,7 @@ pub struct EndpointTest {
     poll_at: Option<SimTime>,
     /// INTx is asserted until then, or until STATUS is read.
     intx_until: Option<SimTime>,
+    seed: u64,
     random: u64,
 }
 
@@ -134,6 +135,7 @@ impl EndpointTest {
             bdf: Bdf::default(),
             poll_at: None,
             intx_until: None,
+            seed: seed | 1,
             random: seed | 1,
         }
     }
@@ -468,6 +470,7 @@ impl<E> Function<E> for EndpointTest {
             self.bar2.reset(kind);
             self.msix.reset();
             self.bdf = Bdf::default();
+            self.random = self.seed;
         }
     }
 
@@ -488,7 +491,7 @@ impl<E> Function<E> for EndpointTest {
     }
 
     fn save(&self) -> FunctionState {
-        let EndpointTest { config, bar0, bar2, msix, bdf, poll_at, intx_until, random } = self;
+        let EndpointTest { config, bar0, bar2, msix, bdf, poll_at, intx_until, seed: _, random } = self;
         let state = State {
             config: config.save(),
             bar0: bar0.save(),

@@ -268,6 +268,11 @@ impl Link {
         }
     }
 
+    /// Power applied. Conditions that hold are applied next.
+    pub fn power_on(&mut self) {
+        self.state = State::Idle;
+    }
+
     /// Apply the conditions that hold at `now`.
     #[must_use]
     pub fn apply(&mut self, now: SimTime, c: Conditions) -> Option<Edge> {

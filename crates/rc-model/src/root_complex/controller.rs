@@ -366,8 +366,12 @@ impl Controller {
         self.gpio.power_on();
         self.resets.power_on();
         self.phy.power_on();
-        let _ = self.settle(cx);
         self.reset_core(ResetKind::PowerOn);
+        // Where nothing holds the link, nothing has taken it down either.
+        self.link.power_on();
+        self.reported_ltssm = self.link.entered();
+        self.autonomous = false;
+        let _ = self.settle(cx);
         self.observer.power_on();
     }
 

@@ -93,7 +93,8 @@ pub struct RootComplex {
     /// Requests that will still get no completion.
     lost_completions: u32,
     strict: bool,
-    aborted: bool,
+    /// The last access met a block that stands still.
+    gated: bool,
 }
 
 impl std::fmt::Debug for RootComplex {
@@ -128,7 +129,7 @@ impl RootComplex {
             rrs_left: config.rrs_count,
             lost_completions: 0,
             strict: config.strict,
-            aborted: false,
+            gated: false,
         }
     }
 
@@ -148,7 +149,7 @@ impl RootComplex {
         let Some((win, off)) = ecam(win, off) else { return w.ones() };
         if let Some(why) = self.port.gate(win) {
             self.port.gated(cx, win, off, false, why);
-            self.aborted = self.strict;
+            self.gated = true;
             return w.ones();
         }
         match win {
@@ -177,7 +178,7 @@ impl RootComplex {
         let Some((win, off)) = ecam(win, off) else { return };
         if let Some(why) = self.port.gate(win) {
             self.port.gated(cx, win, off, true, why);
-            self.aborted = self.strict;
+            self.gated = true;
             return;
         }
         match win {
@@ -208,28 +209,33 @@ impl RootComplex {
     /// An access that is not aligned arrives as its bytes, lowest first; those outside the window read ones and write nothing.
     fn read_unaligned(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width) -> u64 {
         self.port.bad_input(cx, "unaligned", win, off, false);
-        let (mut v, mut aborted) = (0, false);
+        let (mut v, mut gated) = (0, false);
         for i in 0..w.bytes() {
             v |= self.read(cx, win, off.saturating_add(i), Width::B1) << (8 * i);
-            aborted |= self.aborted;
+            gated |= self.gated;
         }
-        self.aborted = aborted;
+        self.gated = gated;
         v
     }
 
     fn write_unaligned(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width, v: u64) {
         self.port.bad_input(cx, "unaligned", win, off, true);
-        let mut aborted = false;
+        let mut gated = false;
         for i in 0..w.bytes() {
             self.write(cx, win, off.saturating_add(i), Width::B1, v >> (8 * i) & 0xff);
-            aborted |= self.aborted;
+            gated |= self.gated;
         }
-        self.aborted = aborted;
+        self.gated = gated;
     }
 
     /// Whether the last access ended in an external abort. Only a strict machine has any.
     pub fn aborted(&self) -> bool {
-        self.aborted
+        self.strict && self.gated
+    }
+
+    /// Whether the last access reached a block without clock or in reset. Unlike the event this has no budget.
+    pub fn gated(&self) -> bool {
+        self.gated
     }
 
     /// When [`RootComplex::tick`] wants to run next.
@@ -267,13 +273,14 @@ impl RootComplex {
 
     /// Power applied to the machine: everything takes its reset value.
     pub fn power_on_reset(&mut self, cx: &mut Cx<'_, Event>) {
+        self.gated = false;
         self.port.power_on(cx);
         self.reset_endpoint(cx, ResetKind::PowerOn);
     }
 
     /// What precedes every access. Returns whether the window holds all of it.
     fn begin(&mut self, cx: &mut Cx<'_, Event>, win: Window, off: u64, w: Width, write: bool) -> bool {
-        self.aborted = false;
+        self.gated = false;
         self.advance(cx);
         if self.port.observer.s5_armed {
             self.port.observer.begin_life();

@@ -22,7 +22,7 @@ use crate::iatu;
 use crate::link;
 
 /// Changes with every change of what is saved.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A saved root complex, with the function behind it. Times are absolute: the clock has to go on where it was.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,14 +49,14 @@ pub struct State {
     rrs_count: u32,
     rrs_left: u32,
     lost_completions: u32,
-    aborted: bool,
+    gated: bool,
     endpoint: Option<FunctionState>,
 }
 
 impl RootComplex {
     /// Everything that decides what the model does next. Effects are not in it: take them first.
     pub fn save(&self) -> State {
-        let RootComplex { port, endpoint, rrs_count, rrs_left, lost_completions, strict: _, aborted } = self;
+        let RootComplex { port, endpoint, rrs_count, rrs_left, lost_completions, strict: _, gated } = self;
         let Controller {
             gpio,
             resets,
@@ -101,7 +101,7 @@ impl RootComplex {
             rrs_count: *rrs_count,
             rrs_left: *rrs_left,
             lost_completions: *lost_completions,
-            aborted: *aborted,
+            gated: *gated,
             endpoint: endpoint.as_ref().map(|e| e.save()),
         }
     }
@@ -130,7 +130,7 @@ impl RootComplex {
         rc.rrs_count = saved.rrs_count;
         rc.rrs_left = saved.rrs_left;
         rc.lost_completions = saved.lost_completions;
-        rc.aborted = saved.aborted;
+        rc.gated = saved.gated;
         match (rc.endpoint.as_mut(), &saved.endpoint) {
             (Some(function), Some(state)) => function.restore(state)?,
             (None, None) => {}
