@@ -157,8 +157,7 @@ impl RcBus {
                 None => rc.read(cx, window, off, width),
             };
             if let Some(trace) = &self.trace {
-                let gated = cx.events.iter().any(|e| matches!(e, Event::GatedAccess { .. }));
-                let (time_ns, write) = (cx.now.0, written.is_some());
+                let (time_ns, write, gated) = (cx.now.0, written.is_some(), rc.gated());
                 // Under the model lock: the trace has the order in which the model saw the accesses.
                 let Origin { vcpu, pc } = by;
                 lock(trace).push(Entry { time_ns, off, value, window, vcpu, width, write, pc, gated });

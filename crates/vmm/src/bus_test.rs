@@ -1,6 +1,7 @@
 use std::sync::mpsc::channel;
 
 use block::VecMem;
+use proptest::prelude::*;
 use rc_model::soc;
 use rc_model::Config;
 
@@ -23,9 +24,13 @@ fn cpu(vcpu: u8) -> Origin {
 }
 
 fn bus(trace: usize) -> (RcBus, Recorder) {
+    bus_of(Config::new(&soc::SM8250, None), trace)
+}
+
+fn bus_of(config: Config, trace: usize) -> (RcBus, Recorder) {
     let lines = Recorder::default();
     let bus = RcBus::new(
-        RootComplex::new(Config::new(&soc::SM8250, None)),
+        RootComplex::new(config),
         Box::new(VecMem::new(0x8000_0000, 0x1000)),
         Box::new(lines.clone()),
         Box::new(|| SimTime(7)),
@@ -81,6 +86,11 @@ fn a_record_says_from_where_and_whether_nobody_answered() {
     bus.write(by, dbi, Width::B4, 0);
     let t = bus.take_trace().entries;
     assert_eq!(t.iter().map(|e| e.gated).collect::<Vec<_>>(), [false, true, true]);
+    let (long, _) = self::bus(1000);
+    for _ in 0..1000 {
+        long.read(by, dbi, Width::B4);
+    }
+    assert!(long.take_trace().entries.iter().all(|e| e.gated), "records have no budget as events have");
     assert!(t.iter().all(|e| e.pc == by.pc), "{t:?}");
     assert!(bus.traces(dbi) && !bus.traces(0), "only what is recorded is worth a question to KVM");
     assert!(!self::bus(0).0.traces(dbi), "no trace");
@@ -127,4 +137,41 @@ fn the_timer_thread_stops_when_told() {
     let t = std::thread::spawn(move || other.run_timer());
     bus.stop_timer();
     t.join().unwrap();
+}
+
+/// Near the edges of a window, of an access that is as wide as 8 bytes, or anywhere.
+fn address() -> impl Strategy<Value = u64> {
+    let near = proptest::sample::select(soc::MAP).prop_flat_map(|(_, base, len)| {
+        prop_oneof![base.saturating_sub(8)..base + 0x40, base..base + len, base + len - 8..base + len + 8]
+    });
+    prop_oneof![15 => near, 1 => any::<u64>()]
+}
+
+proptest! {
+    #[test]
+    fn any_access_anywhere_is_answered(
+        strict in any::<bool>(),
+        accesses in proptest::collection::vec((address(), 0..4usize, any::<Option<u64>>()), 0..300),
+    ) {
+        let card: Option<Box<dyn pcie::Function<Event>>> = Some(Box::new(endpoints::EndpointTest::default()));
+        let (bus, lines) = bus_of(Config { strict, ..Config::new(&soc::SM8250, card) }, 1000);
+        let mut decoded = 0;
+        for &(addr, w, written) in &accesses {
+            let w = [Width::B1, Width::B2, Width::B4, Width::B8][w];
+            let answer = match written {
+                Some(v) => bus.write(cpu(0), addr, w, v),
+                None => bus.read(cpu(0), addr, w),
+            };
+            decoded += u64::from(bus.decode(addr).is_some());
+            prop_assert_eq!(answer == Answer::Nobody, bus.decode(addr).is_none(), "{:#x}", addr);
+            prop_assert!(strict || answer != Answer::Abort);
+            if let (Answer::Value(v), None) = (answer, written) {
+                prop_assert_eq!(v & !w.ones(), 0, "{:#x}: no more than was asked for", addr);
+            }
+        }
+        prop_assert_eq!(bus.accesses(), decoded);
+        prop_assert_eq!(bus.take_trace().entries.len() as u64, decoded);
+        let moved = lock(&lines.0).iter().fold(0, |l: u64, &(n, up)| l & !(1 << n) | u64::from(up) << n);
+        prop_assert_eq!(moved, bus.line_levels(), "what the GIC was told");
+    }
 }
