@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 pub mod machine;
+pub mod ops;
 pub mod recorder;
+pub mod trial;
 
 pub use machine::Machine;

@@ -58,7 +58,8 @@ impl Machine {
         }
     }
 
-    fn with_cx<R>(&mut self, f: impl FnOnce(&mut RootComplex, &mut Cx<'_, Event>) -> R) -> R {
+    /// Call the model with this machine's time, memory and recorder.
+    pub fn with_cx<R>(&mut self, f: impl FnOnce(&mut RootComplex, &mut Cx<'_, Event>) -> R) -> R {
         let mut cx = Cx { now: self.now, mem: &mut self.mem, events: &mut self.events };
         f(&mut self.rc, &mut cx)
     }
@@ -105,6 +106,10 @@ impl Machine {
         while let Some(d) = self.rc.next_deadline().filter(|d| *d <= end) {
             self.now = self.now.max(d);
             self.with_cx(|rc, cx| rc.tick(cx));
+            assert!(
+                self.rc.next_deadline() > Some(self.now) || self.rc.next_deadline().is_none(),
+                "a tick leaves nothing that is due"
+            );
         }
         self.now = end;
     }
