@@ -98,6 +98,10 @@ pub trait Function<E>: Send {
     ) -> Completion;
     /// INTx pins that the function asserts now: bit 0 INTA … bit 3 INTD. A function of state.
     fn intx(&self) -> u8;
+    /// Whether an enabled BAR claims an access.
+    fn decodes(&self, addr: u64, w: Width) -> bool;
+    /// Say in the header that the device has more functions. Before anything else happens.
+    fn make_multifunction(&mut self);
     /// Memory that its enabled BARs claim, as (base, bytes).
     fn claims(&self) -> Vec<(u64, u64)> {
         Vec::new()
@@ -112,7 +116,7 @@ pub trait Function<E>: Send {
     fn tick(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>);
     /// A reset reaches the function.
     fn reset(&mut self, cx: &mut Cx<'_, E>, kind: ResetKind);
-    /// Device-side facts for the oracle, as (item, value): see `rc_model::sample` for the names.
+    /// Device-side facts for the oracle, as (item, value): see `rc_model::Sample` for the names, which come without `ep.` here.
     fn sample(&self, out: &mut dyn FnMut(&str, u64));
     /// Everything that decides what the function does next, as plain data.
     fn save(&self) -> FunctionState;

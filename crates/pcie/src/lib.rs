@@ -6,13 +6,26 @@
 //! *Sources*: PCI Express Base Specification; spec/dwc-qcom-registers.md §2.8, §5.
 #![forbid(unsafe_code)]
 
+mod card;
 pub mod config;
+pub mod frame;
 mod function;
 mod msi;
 mod msix;
 mod tlp;
 
+pub use card::Card;
+pub use card::CardState;
+pub use card::ConfigRequest;
+pub use card::Device;
+pub use card::SlotEvent;
+pub use card::FUNCTIONS;
 pub use config::ConfigSpace;
+pub use frame::Frame;
+pub use frame::FrameSpec;
+pub use frame::FrameState;
+pub use frame::IrqMode;
+pub use frame::MsixSpec;
 pub use function::Function;
 pub use function::FunctionState;
 pub use function::Outcome;

@@ -20,17 +20,22 @@ struct Entry {
 /// An entry out of reset: masked, no message.
 const RESET: Entry = Entry { addr_lo: 0, addr_hi: 0, data: 0, control: MASKED };
 
-/// The MSI-X table of a function, at most 64 vectors, with its pending bit array.
+/// Most vectors of a function (PCIe §7.7.2.2).
+const MOST: usize = 2048;
+
+/// The MSI-X table of a function with its pending bit array.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MsixTable {
     entries: Vec<Entry>,
-    pending: u64,
+    /// One bit a vector, 64 a word.
+    pending: Vec<u64>,
 }
 
 impl MsixTable {
-    /// A table of `entries` vectors, 1–64.
+    /// A table of `entries` vectors, 1–2048.
     pub fn new(entries: usize) -> MsixTable {
-        MsixTable { entries: vec![RESET; entries.clamp(1, 64)], pending: 0 }
+        let entries = entries.clamp(1, MOST);
+        MsixTable { entries: vec![RESET; entries], pending: vec![0; entries.div_ceil(64)] }
     }
 
     /// Bytes of the table.
@@ -41,14 +46,16 @@ impl MsixTable {
     /// Back to the reset state.
     pub fn reset(&mut self) {
         self.entries.fill(RESET);
-        self.pending = 0;
+        self.pending.fill(0);
     }
 
     /// Take a saved table. Nothing changes if it does not fit.
     pub fn restore(&mut self, saved: &MsixTable) -> Result<(), StateError> {
         let vectors = self.entries.len();
         StateError::unless_length("msi-x table", vectors, saved.entries.len())?;
-        let beyond = saved.pending.checked_shr(vectors as u32).unwrap_or(0) != 0;
+        StateError::unless_length("msi-x pending bits", self.pending.len(), saved.pending.len())?;
+        let last = saved.pending.last().copied().unwrap_or(0);
+        let beyond = vectors % 64 != 0 && last >> (vectors % 64) != 0;
         if beyond || saved.entries.iter().any(|e| e.addr_lo & 3 != 0 || e.control & !MASKED != 0) {
             return Err(StateError::Impossible { what: "msi-x table" });
         }
@@ -56,9 +63,9 @@ impl MsixTable {
         Ok(())
     }
 
-    /// Pending bits.
+    /// How many vectors are pending.
     pub fn pending(&self) -> u64 {
-        self.pending
+        self.pending.iter().map(|w| u64::from(w.count_ones())).sum()
     }
 
     /// Entries that are not masked.
@@ -94,11 +101,8 @@ impl MsixTable {
 
     /// A read of the pending bit array at byte `off`.
     pub fn read_pba(&self, off: u32, w: Width) -> u64 {
-        if off >= 8 {
-            0
-        } else {
-            self.pending >> (off * 8) & w.ones()
-        }
+        let word = self.pending.get((off / 8) as usize).copied().unwrap_or(0);
+        word >> (off % 8 * 8) & w.ones()
     }
 
     fn word(&self, off: u32) -> u32 {
@@ -125,7 +129,7 @@ impl MsixTable {
     pub fn raise(&mut self, flags: u16, vector: u32) -> Option<Message> {
         let e = *self.entries.get(vector as usize)?;
         if !sends(flags) || e.control & MASKED != 0 {
-            self.pending |= 1 << vector;
+            self.pending[vector as usize / 64] |= 1 << (vector % 64);
             return None;
         }
         Some(message(&e))
@@ -133,13 +137,14 @@ impl MsixTable {
 
     /// After a write to the table or to MSIX_FLAGS: messages that are pending and may now be sent.
     pub fn take_unmasked(&mut self, flags: u16) -> Vec<Message> {
-        if self.pending == 0 || !sends(flags) {
+        if !sends(flags) || self.pending.iter().all(|w| *w == 0) {
             return Vec::new();
         }
         let mut out = Vec::new();
         for (i, e) in self.entries.iter().enumerate() {
-            if self.pending & 1 << i != 0 && e.control & MASKED == 0 {
-                self.pending &= !(1 << i);
+            let (word, bit) = (&mut self.pending[i / 64], 1 << (i % 64));
+            if *word & bit != 0 && e.control & MASKED == 0 {
+                *word &= !bit;
                 out.push(message(e));
             }
         }
@@ -200,6 +205,20 @@ mod tests {
         assert_eq!(t.raise(ENABLED, 1), None, "entry mask");
         t.write_table(28, Width::B4, 0);
         assert_eq!(t.take_unmasked(ENABLED).len(), 1);
+    }
+
+    #[test]
+    fn a_table_of_2048_has_a_pending_bit_for_each() {
+        let mut t = MsixTable::new(5000);
+        assert_eq!(t.table_bytes(), 2048 * 16);
+        assert_eq!(t.raise(ENABLED, 2047), None, "masked");
+        assert_eq!(
+            (t.read_pba(0xf8, Width::B8), t.read_pba(0xff, Width::B1), t.pending()),
+            (1 << 63, 0x80, 1)
+        );
+        t.write_table(2047 * 16 + 12, Width::B4, 0);
+        assert_eq!(t.take_unmasked(ENABLED).len(), 1);
+        assert_eq!(t.pending(), 0);
     }
 
     #[test]

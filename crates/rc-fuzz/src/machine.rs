@@ -5,6 +5,7 @@ use block::SimTime;
 use block::VecMem;
 use block::Width;
 use endpoints::EndpointTest;
+use pcie::Device;
 use rc_model::soc;
 use rc_model::wrapper::Kind;
 use rc_model::Config;
@@ -44,7 +45,7 @@ impl Default for Machine {
 impl Machine {
     /// An sm8250 with the endpoint-test function behind its port.
     pub fn new() -> Machine {
-        Machine::with(Config::new(&soc::SM8250, Some(Box::new(EndpointTest::default()))))
+        Machine::with(Config::new(&soc::SM8250, Some(Device::single(EndpointTest::default()).boxed())))
     }
 
     /// Whatever `config` says.

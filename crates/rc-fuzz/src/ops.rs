@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use block::Width;
 use endpoints::EndpointTest;
 use pcie::config::regs as pci;
+use pcie::Device;
 use pcie::ErrorMessage;
 use rc_model::soc;
 use rc_model::wrapper::Kind;
@@ -78,7 +79,7 @@ impl Setup {
             strict: self.strict,
             msi_gating: self.msi_gating,
             its_translater: self.its.then_some(ITS_TRANSLATER),
-            ..Config::new(self.soc, self.card.then(|| Box::new(EndpointTest::default()) as _))
+            ..Config::new(self.soc, self.card.then(|| Device::single(EndpointTest::default()).boxed()))
         }
     }
 }

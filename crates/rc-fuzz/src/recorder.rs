@@ -57,6 +57,12 @@ impl Function<Event> for Recorder {
         Completion::Success
     }
 
+    fn decodes(&self, _: u64, _: Width) -> bool {
+        true
+    }
+
+    fn make_multifunction(&mut self) {}
+
     fn intx(&self) -> u8 {
         1
     }

@@ -7,6 +7,7 @@ use block::Cx;
 use block::ResetKind;
 use block::Width;
 use endpoints::EndpointTest;
+use pcie::Device;
 use proptest::prelude::*;
 use rc_fuzz::machine::MS;
 use rc_fuzz::machine::MSI_TARGET;
@@ -34,7 +35,7 @@ const RTCTL: u64 = 0x8c;
 const RTSTA: u64 = 0x90;
 
 fn config() -> Config {
-    Config::new(&soc::SM8250, Some(Box::new(EndpointTest::default())))
+    Config::new(&soc::SM8250, Some(Device::single(EndpointTest::default()).boxed()))
 }
 
 fn up() -> Machine {
@@ -105,7 +106,7 @@ fn a_pulled_card_takes_the_link_its_registers_and_its_interrupts_with_it() {
 fn a_lost_link_trains_again_and_the_card_was_reset_once() {
     let function = Recorder::default();
     let resets: Arc<Mutex<Vec<ResetKind>>> = function.resets.clone();
-    let mut m = Machine::with(Config::new(&soc::SM8250, Some(Box::new(function))));
+    let mut m = Machine::with(Config::new(&soc::SM8250, Some(Device::single(function).boxed())));
     m.link_up();
     world(&mut m, |rc, cx| rc.surprise_down(cx));
     assert!(!m.dllla());

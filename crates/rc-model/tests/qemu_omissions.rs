@@ -3,6 +3,7 @@
 use block::Cx;
 use block::Width;
 use endpoints::EndpointTest;
+use pcie::Device;
 use rc_fuzz::machine::MS;
 use rc_fuzz::machine::MSI_TARGET;
 use rc_fuzz::machine::RAM;
@@ -20,7 +21,7 @@ fn up() -> Machine {
 }
 
 fn config() -> Config {
-    Config::new(&soc::SM8250, Some(Box::new(EndpointTest::default())))
+    Config::new(&soc::SM8250, Some(Device::single(EndpointTest::default()).boxed()))
 }
 
 fn with(config: Config) -> Machine {
@@ -33,7 +34,7 @@ fn with(config: Config) -> Machine {
 
 fn awake(name: &str) -> Machine {
     let soc = soc::find(name).expect("in the table");
-    let mut m = Machine::with(Config::new(soc, Some(Box::new(EndpointTest::default()))));
+    let mut m = Machine::with(Config::new(soc, Some(Device::single(EndpointTest::default()).boxed())));
     m.wake();
     m
 }

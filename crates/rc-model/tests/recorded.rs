@@ -10,6 +10,7 @@ use std::path::Path;
 
 use block::Width;
 use endpoints::EndpointTest;
+use pcie::Device;
 use rc_fuzz::machine::Machine;
 use rc_model::register_name;
 use rc_model::soc;
@@ -40,7 +41,7 @@ fn hex(word: &str) -> u64 {
 fn play(text: &str) -> Played {
     let name = text.lines().find_map(|l| l.strip_prefix("soc ")).expect("a recording names its SoC");
     let soc = soc::find(name).expect("a SoC that there is");
-    let m = Machine::with(Config::new(soc, Some(Box::new(EndpointTest::default()))));
+    let m = Machine::with(Config::new(soc, Some(Device::single(EndpointTest::default()).boxed())));
     let mut p = Played { m, accesses: 0, phases: Vec::new(), different: Vec::new() };
     for line in text.lines() {
         let words: Vec<&str> = line.split(' ').collect();

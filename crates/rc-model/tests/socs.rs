@@ -2,6 +2,7 @@
 
 use block::Width;
 use endpoints::EndpointTest;
+use pcie::Device;
 use rc_fuzz::machine::Machine;
 use rc_fuzz::machine::MS;
 use rc_model::soc;
@@ -11,7 +12,7 @@ use rc_model::Soc;
 use rc_model::Window;
 
 fn machine(soc: &'static Soc) -> Machine {
-    Machine::with(Config::new(soc, Some(Box::new(EndpointTest::default()))))
+    Machine::with(Config::new(soc, Some(Device::single(EndpointTest::default()).boxed())))
 }
 
 /// Every SoC in Qualcomm's wrapper; the others: tests/wrappers.rs.

@@ -2,6 +2,7 @@
 
 use block::StateError;
 use endpoints::EndpointTest;
+use pcie::Device;
 use rc_fuzz::machine::Machine;
 use rc_fuzz::recorder::Recorder;
 use rc_model::soc;
@@ -14,7 +15,7 @@ use serde_json::json;
 use serde_json::Value;
 
 fn config(soc: &'static Soc) -> Config {
-    Config::new(soc, Some(Box::new(EndpointTest::default())))
+    Config::new(soc, Some(Device::single(EndpointTest::default()).boxed()))
 }
 
 /// A machine in use: link up, MSI armed, one vector latched, a command on its way.
@@ -71,7 +72,7 @@ fn a_foreign_state_is_refused_and_says_what_it_is_of() {
         "slot: the state is of a card, not of an empty slot"
     );
     assert_eq!(
-        refused(Config::new(&soc::SM8250, Some(Box::new(Recorder::default())))).to_string(),
+        refused(Config::new(&soc::SM8250, Some(Device::single(Recorder::default()).boxed()))).to_string(),
         "endpoint: the state is of endpoint-test, not of recorder"
     );
 }

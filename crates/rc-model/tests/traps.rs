@@ -3,6 +3,7 @@
 use block::ResetKind;
 use block::Width;
 use endpoints::EndpointTest;
+use pcie::Device;
 use rc_fuzz::machine::Machine;
 use rc_fuzz::machine::MS;
 use rc_fuzz::machine::MSI_TARGET;
@@ -221,7 +222,8 @@ fn a_stale_status_fires_when_the_next_life_unmasks() {
 #[test]
 fn parf_gates_msi_lines_only_where_the_soc_is_wired_so() {
     for gating in [false, true] {
-        let mut config = Config::new(&soc::SM8250, Some(Box::new(endpoints::EndpointTest::default())));
+        let mut config =
+            Config::new(&soc::SM8250, Some(Device::single(endpoints::EndpointTest::default()).boxed()));
         config.msi_gating = gating;
         let mut m = Machine::with(config);
         m.link_up();
@@ -334,7 +336,7 @@ fn an_msi_after_the_controller_moved_away_is_rogue_and_lands_in_memory() {
 #[test]
 fn with_an_its_an_msi_leaves_the_machine_and_iatu_and_imsi_rx_have_no_part_in_it() {
     const TRANSLATER: u64 = 0x0821_0040;
-    let mut config = Config::new(&soc::SM8250, Some(Box::new(EndpointTest::default())));
+    let mut config = Config::new(&soc::SM8250, Some(Device::single(EndpointTest::default()).boxed()));
     config.its_translater = Some(TRANSLATER);
     let mut m = Machine::with(config);
     m.link_up();
@@ -399,7 +401,7 @@ fn secondary_bus_reset_resets_the_endpoint_and_retrains() {
 fn recorded() -> (Machine, rc_fuzz::recorder::Resets) {
     let function = Recorder::default();
     let resets = function.resets.clone();
-    let mut m = Machine::with(Config::new(&soc::SM8250, Some(Box::new(function))));
+    let mut m = Machine::with(Config::new(&soc::SM8250, Some(Device::single(function).boxed())));
     m.link_up();
     m.open_downstream();
     (m, resets)
@@ -540,7 +542,7 @@ fn samples_name_every_item_of_the_documented_table() {
     let samples: Vec<_> = ["sm8250", "rk3568"]
         .iter()
         .filter_map(|name| soc::find(name))
-        .map(|soc| Machine::with(Config::new(soc, Some(Box::new(EndpointTest::default())))))
+        .map(|soc| Machine::with(Config::new(soc, Some(Device::single(EndpointTest::default()).boxed()))))
         .map(|mut m| m.sample(SamplePoint::Now))
         .collect();
     let mut rows = 0;

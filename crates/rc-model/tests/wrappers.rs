@@ -1,6 +1,7 @@
 //! The wrappers other than Qualcomm's, as their drivers use them.
 
 use endpoints::EndpointTest;
+use pcie::Device;
 use rc_fuzz::machine::Machine;
 use rc_fuzz::machine::MS;
 use rc_model::soc;
@@ -13,7 +14,7 @@ use rc_model::Soc;
 use rc_model::Window;
 
 fn machine(soc: &'static Soc) -> Machine {
-    Machine::with(Config::new(soc, Some(Box::new(EndpointTest::default()))))
+    Machine::with(Config::new(soc, Some(Device::single(EndpointTest::default()).boxed())))
 }
 
 /// Client registers: GENERAL_CON, INTR_STATUS_LEGACY, INTR_MASK_LEGACY, LTSSM_STATUS.

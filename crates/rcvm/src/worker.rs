@@ -115,7 +115,7 @@ mod guest {
         let soc = rc_model::soc::find(&board.soc).with_context(|| format!("no SoC {}", board.soc))?;
         let shell = if job.task == Task::Shell { " rcvm.shell" } else { "" };
         let endpoint = endpoints::endpoint_test::EndpointTest::default();
-        let mut rc = rc_model::Config::new(soc, Some(Box::new(endpoint)));
+        let mut rc = rc_model::Config::new(soc, Some(pcie::Device::single(endpoint).boxed()));
         rc.strict = board.strict_gating;
         rc.msi_gating = board.msi_gating;
         rc.slot = board.slot;

@@ -1,6 +1,7 @@
 use std::sync::mpsc::channel;
 
 use block::VecMem;
+use pcie::Device;
 use proptest::prelude::*;
 use rc_model::soc;
 use rc_model::Config;
@@ -153,7 +154,7 @@ proptest! {
         strict in any::<bool>(),
         accesses in proptest::collection::vec((address(), 0..4usize, any::<Option<u64>>()), 0..300),
     ) {
-        let card: Option<Box<dyn pcie::Function<Event>>> = Some(Box::new(endpoints::EndpointTest::default()));
+        let card = Some(Device::single(endpoints::EndpointTest::default()).boxed());
         let (bus, lines) = bus_of(Config { strict, ..Config::new(&soc::SM8250, card) }, 1000);
         let mut decoded = 0;
         for &(addr, w, written) in &accesses {

@@ -18,20 +18,16 @@ use block::SimTime;
 use block::StateError;
 use block::Width;
 use block::Words;
-use pcie::config::regs as cfg;
-use pcie::config::regs::aer;
-use pcie::config::regs::exp;
 use pcie::config::Bar;
 use pcie::config::Ids;
 use pcie::Bdf;
 use pcie::Completion;
-use pcie::ConfigSpace;
-use pcie::ErrorMessage;
+use pcie::Frame;
+use pcie::FrameSpec;
+use pcie::FrameState;
 use pcie::Function;
 use pcie::FunctionState;
-use pcie::Message;
-use pcie::Msi;
-use pcie::MsixTable;
+use pcie::MsixSpec;
 use pcie::Outcome;
 use pcie::Upstream;
 use serde::Deserialize;
@@ -58,26 +54,15 @@ pub const INTX_PULSE_NS: u64 = 1_000_000_000;
 /// Most bytes that one READ, WRITE or COPY moves; more is refused, so that a guest cannot hold the model for long.
 pub const MAX_TRANSFER_BYTES: u32 = 4 << 20;
 
-const PBA_OFF: u32 = off::MSIX_TABLE + MSIX_VECTORS as u32 * 16;
-const EXP_AT: u32 = 0x70;
-const AER_AT: u32 = 0x100;
-const PM_AT: u32 = 0x40;
-const MSI_AT: u32 = 0x50;
-const MSIX_AT: u32 = 0xb0;
-const MSI: Msi = Msi { at: MSI_AT };
-/// LNKCAP: 8 GT/s, x1, ASPM L1.
-const LNKCAP: u32 = 0x0000_0813;
+const MSIX: MsixSpec = MsixSpec { vectors: MSIX_VECTORS, bar: 0, table_off: off::MSIX_TABLE };
 const CHUNK_BYTES: usize = 4096;
 
 /// The function.
 #[derive(Clone, Debug)]
 pub struct EndpointTest {
-    config: ConfigSpace,
+    frame: Frame,
     bar0: RegFile,
     bar2: RegFile,
-    msix: MsixTable,
-    /// Captured from configuration writes (PCIe §2.2.6.2).
-    bdf: Bdf,
     /// When COMMAND is looked at next.
     poll_at: Option<SimTime>,
     /// INTx is asserted until then, or until STATUS is read.
@@ -89,11 +74,9 @@ pub struct EndpointTest {
 /// What the function saves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct State {
-    config: Words,
+    frame: FrameState,
     bar0: Words,
     bar2: Words,
-    msix: MsixTable,
-    bdf: Bdf,
     poll_at: Option<SimTime>,
     intx_until: Option<SimTime>,
     random: u64,
@@ -120,19 +103,10 @@ impl EndpointTest {
             ..Ids::default()
         };
         let bars = [Bar { index: 0, size_bytes: BAR0_BYTES }, Bar { index: 2, size_bytes: BAR2_BYTES }];
-        let mut config = ConfigSpace::type0(&ids, &bars);
-        // PCI Express first: Linux walks to it most often (spec §2.5, cost note).
-        config.add_exp(EXP_AT, 0, LNKCAP);
-        config.add_pm(PM_AT, 0x0003);
-        config.add_msi(MSI_AT);
-        config.add_msix(MSIX_AT, MSIX_VECTORS, 0, off::MSIX_TABLE, PBA_OFF);
-        config.add_aer(AER_AT, false);
         EndpointTest {
-            config,
+            frame: Frame::new(&FrameSpec { ids, bars: &bars, msi: true, msix: Some(MSIX) }),
             bar0: RegFile::new(BAR0_BYTES, regs::ROWS),
             bar2: RegFile::with_scratch(BAR2_BYTES, &[]),
-            msix: MsixTable::new(usize::from(MSIX_VECTORS)),
-            bdf: Bdf::default(),
             poll_at: None,
             intx_until: None,
             seed: seed | 1,
@@ -140,56 +114,30 @@ impl EndpointTest {
         }
     }
 
-    fn in_d0(&self) -> bool {
-        self.config.half(PM_AT + 4) & 3 == 0
-    }
-
-    fn msix_flags(&self) -> u16 {
-        self.config.half(MSIX_AT + 2)
-    }
-
-    fn send<E>(&self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, m: Message) {
-        up.mem_write(cx, self.bdf, self.config.bme(), m.addr, &m.data.to_le_bytes());
-    }
-
-    /// Send what a write to masks or enables has set free.
-    fn send_unmasked<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>) {
-        let flags = self.msix_flags();
-        let mut ready = MSI.take_unmasked(&mut self.config);
-        ready.extend(self.msix.take_unmasked(flags));
-        for m in ready {
-            self.send(cx, up, m);
-        }
-    }
-
     fn read_bar0(&mut self, off: u32, w: Width) -> u64 {
-        match off {
-            o if (off::MSIX_TABLE..PBA_OFF).contains(&o) => self.msix.read_table(o - off::MSIX_TABLE, w),
-            o if (PBA_OFF..PBA_OFF + 8).contains(&o) => self.msix.read_pba(o - PBA_OFF, w),
-            o => {
-                if o & !3 == off::STATUS {
-                    // INFERRED (spec §5.2): there is no deassert register; the handler's STATUS read ends the pulse.
-                    self.intx_until = None;
-                }
-                self.bar0.read(u64::from(o), w)
-            }
+        if let Some(v) = self.frame.msix_read(0, off, w) {
+            return v;
         }
+        if off & !3 == off::STATUS {
+            // INFERRED (spec §5.2): there is no deassert register; the handler's STATUS read ends the pulse.
+            self.end_intx();
+        }
+        self.bar0.read(u64::from(off), w)
     }
 
     fn write_bar0<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, off: u32, w: Width, v: u64) {
-        match off {
-            o if (off::MSIX_TABLE..PBA_OFF).contains(&o) => {
-                self.msix.write_table(o - off::MSIX_TABLE, w, v);
-                self.send_unmasked(cx, up);
-            }
-            o if (PBA_OFF..PBA_OFF + 8).contains(&o) => {}
-            o => {
-                self.bar0.write(u64::from(o), w, v, false);
-                if o & !3 == off::COMMAND && self.poll_at.is_none() {
-                    self.poll_at = Some(cx.now.after_ns(POLL_NS));
-                }
-            }
+        if self.frame.msix_write(cx, up, (0, off), w, v) {
+            return;
         }
+        self.bar0.write(u64::from(off), w, v, false);
+        if off & !3 == off::COMMAND && self.poll_at.is_none() {
+            self.poll_at = Some(cx.now.after_ns(POLL_NS));
+        }
+    }
+
+    fn end_intx(&mut self) {
+        self.intx_until = None;
+        self.frame.set_intx(false);
     }
 
     /// What pci-epf-test's command handler does: clear COMMAND and STATUS, then act on the first bit it knows.
@@ -230,19 +178,14 @@ impl EndpointTest {
         let s = self.bar0.word(off::STATUS) | status::IRQ_RAISED;
         self.bar0.set_word(off::STATUS, s);
         let number = self.bar0.word(off::IRQ_NUMBER);
-        let message = match (kind, number.checked_sub(1)) {
+        match (kind, number.checked_sub(1)) {
             (0, _) => {
                 self.intx_until = Some(cx.now.after_ns(INTX_PULSE_NS));
-                None
+                self.frame.set_intx(true);
             }
-            (1, Some(v)) => MSI.raise(&mut self.config, v),
-            (2, Some(v)) if self.msix_flags() & 0x8000 != 0 => {
-                self.msix.raise(self.config.half(MSIX_AT + 2), v)
-            }
-            _ => None,
-        };
-        if let Some(m) = message {
-            self.send(cx, up, m);
+            (1, Some(v)) => self.frame.raise_msi(cx, up, v),
+            (2, Some(v)) => self.frame.raise_msix(cx, up, v),
+            _ => {}
         }
     }
 
@@ -330,41 +273,12 @@ impl EndpointTest {
         buf: &mut [u8],
     ) -> bool {
         let Some(addr) = base.checked_add(at) else { return false };
-        up.mem_read(cx, self.bdf, self.config.bme(), addr, buf) == Completion::Success
+        self.frame.fetch(cx, up, addr, buf) == Completion::Success
     }
 
     fn store<E>(&self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, base: u64, at: u64, buf: &[u8]) -> bool {
         let Some(addr) = base.checked_add(at) else { return false };
-        up.mem_write(cx, self.bdf, self.config.bme(), addr, buf) == Completion::Success
-    }
-
-    /// A memory request that no BAR claims: latch the error and report it where that is enabled (PCIe §6.2.3.2.4, §6.2.5).
-    fn unsupported<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, posted: bool) {
-        let word = |off| self.config.word(AER_AT + off);
-        let (uncor, uncor_mask) = (word(aer::UNCOR_STATUS), word(aer::UNCOR_MASK));
-        let fatal = word(aer::UNCOR_SEVERITY) & aer::UNSUPPORTED_REQUEST != 0;
-        let (cor, cor_mask) = (word(aer::COR_STATUS), word(aer::COR_MASK));
-        // The requester of a non-posted request learns of it by the completion; to the completer it is advisory.
-        let advisory = !posted && !fatal;
-        let (message, detected, enable) = match (fatal, advisory) {
-            (true, _) => (ErrorMessage::Fatal, exp::DEVSTA_FED, exp::DEVCTL_FERE),
-            (_, true) => (ErrorMessage::Correctable, exp::DEVSTA_CED, exp::DEVCTL_CERE),
-            _ => (ErrorMessage::NonFatal, exp::DEVSTA_NFED, exp::DEVCTL_NFERE),
-        };
-        let mut masked = uncor_mask & aer::UNSUPPORTED_REQUEST != 0;
-        self.config.set_word(AER_AT + aer::UNCOR_STATUS, uncor | aer::UNSUPPORTED_REQUEST);
-        if advisory {
-            masked |= cor_mask & aer::ADVISORY_NON_FATAL != 0;
-            self.config.set_word(AER_AT + aer::COR_STATUS, cor | aer::ADVISORY_NON_FATAL);
-        }
-        let seen = exp::DEVSTA_URD | detected;
-        self.config.update_half(EXP_AT + exp::DEVSTA, seen, seen);
-        let devctl = self.config.half(EXP_AT + exp::DEVCTL);
-        let serr = !advisory && self.config.command() & cfg::COMMAND_SERR != 0;
-        let reports = devctl & exp::DEVCTL_URRE != 0 && devctl & enable != 0;
-        if !masked && (reports || serr) {
-            up.error(cx, self.bdf, message);
-        }
+        self.frame.store(cx, up, addr, buf) == Completion::Success
     }
 
     fn next_random(&mut self) -> u8 {
@@ -380,14 +294,7 @@ const FLAG_DMA: u32 = regs::FLAG_USE_DMA;
 
 impl<E> Function<E> for EndpointTest {
     fn config_read(&mut self, _cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64 {
-        let v = self.config.read(off, w);
-        // STATUS.3 mirrors the INTx state, whatever INTX_DISABLE says (PCIe §7.5.1.1.4).
-        let pending = u64::from(self.intx_until.is_some());
-        match off {
-            0x06 => v | pending << 3,
-            0x04 if w >= Width::B4 => v | pending << 19,
-            _ => v,
-        }
+        self.frame.config_read(off, w)
     }
 
     fn config_write(
@@ -399,19 +306,14 @@ impl<E> Function<E> for EndpointTest {
         w: Width,
         v: u64,
     ) {
-        self.bdf = bdf;
-        self.config.write(off, w, v, false);
-        self.send_unmasked(cx, up);
+        self.frame.config_write(cx, up, bdf, off, w, v);
     }
 
     fn mem_read(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, addr: u64, w: Width) -> Outcome {
-        match self.config.bar_hit(addr, w.bytes()).filter(|_| self.in_d0()) {
+        match self.frame.hit(addr, w) {
             Some((0, o)) => Outcome::ok(self.read_bar0(o, w)),
             Some((_, o)) => Outcome::ok(self.bar2.read(u64::from(o), w)),
-            None => {
-                self.unsupported(cx, up, false);
-                Outcome::refused(Completion::UnsupportedRequest, w)
-            }
+            None => Outcome::refused(self.frame.unsupported(cx, up, false), w),
         }
     }
 
@@ -423,28 +325,32 @@ impl<E> Function<E> for EndpointTest {
         w: Width,
         v: u64,
     ) -> Completion {
-        match self.config.bar_hit(addr, w.bytes()).filter(|_| self.in_d0()) {
+        match self.frame.hit(addr, w) {
             Some((0, o)) => self.write_bar0(cx, up, o, w, v),
             Some((_, o)) => self.bar2.write(u64::from(o), w, v, false),
-            None => {
-                self.unsupported(cx, up, true);
-                return Completion::UnsupportedRequest;
-            }
+            None => return self.frame.unsupported(cx, up, true),
         }
         Completion::Success
     }
 
+    fn decodes(&self, addr: u64, w: Width) -> bool {
+        self.frame.hit(addr, w).is_some()
+    }
+
+    fn make_multifunction(&mut self) {
+        self.frame.config_mut().make_multifunction();
+    }
+
     fn intx(&self) -> u8 {
-        let allowed = self.config.command() & cfg::COMMAND_INTX_DISABLE == 0 && self.in_d0();
-        u8::from(self.intx_until.is_some() && allowed)
+        self.frame.intx()
     }
 
     fn claims(&self) -> Vec<(u64, u64)> {
-        self.config.claims()
+        self.frame.claims()
     }
 
     fn msi_target(&self) -> Option<u64> {
-        MSI.target(&self.config)
+        self.frame.msi_target()
     }
 
     fn next_deadline(&self) -> Option<SimTime> {
@@ -457,47 +363,31 @@ impl<E> Function<E> for EndpointTest {
             self.take_command(cx, up);
         }
         if self.intx_until.is_some_and(|t| t <= cx.now) {
-            self.intx_until = None;
+            self.end_intx();
         }
     }
 
     fn reset(&mut self, _cx: &mut Cx<'_, E>, kind: ResetKind) {
-        self.config.reset(kind);
+        self.frame.reset(kind);
         self.intx_until = None;
         self.poll_at = None;
         if kind != ResetKind::D3HotToD0 {
             self.bar0.reset(kind);
             self.bar2.reset(kind);
-            self.msix.reset();
-            self.bdf = Bdf::default();
             self.random = self.seed;
         }
     }
 
     fn sample(&self, out: &mut dyn FnMut(&str, u64)) {
-        let c = &self.config;
-        out("ep.command", c.command().into());
-        out("ep.msi.enable", MSI.enabled(c).into());
-        out("ep.msi.addr", u64::from(c.word(MSI_AT + 4)) | u64::from(c.word(MSI_AT + 8)) << 32);
-        out("ep.msi.data", c.half(MSI_AT + 0xc).into());
-        out("ep.msi.mask", c.word(MSI_AT + 0x10).into());
-        out("ep.msi.pending", c.word(MSI_AT + 0x14).into());
-        out("ep.msix.enable", (self.msix_flags() >> 15).into());
-        out("ep.msix.fmask", (self.msix_flags() >> 14 & 1).into());
-        out("ep.msix.unmasked", self.msix.unmasked() as u64);
-        out("ep.msix.programmed", self.msix.programmed() as u64);
-        out("ep.msix.pending", self.msix.pending());
-        out("ep.intx", Function::<()>::intx(self).into());
+        self.frame.sample(out);
     }
 
     fn save(&self) -> FunctionState {
-        let EndpointTest { config, bar0, bar2, msix, bdf, poll_at, intx_until, seed: _, random } = self;
+        let EndpointTest { frame, bar0, bar2, poll_at, intx_until, seed: _, random } = self;
         let state = State {
-            config: config.save(),
+            frame: frame.save(),
             bar0: bar0.save(),
             bar2: bar2.save(),
-            msix: msix.clone(),
-            bdf: *bdf,
             poll_at: *poll_at,
             intx_until: *intx_until,
             random: *random,
@@ -506,17 +396,16 @@ impl<E> Function<E> for EndpointTest {
     }
 
     fn restore(&mut self, saved: &FunctionState) -> Result<(), StateError> {
-        let State { config, bar0, bar2, msix, bdf, poll_at, intx_until, random } = saved.data(NAME)?;
+        let State { frame, bar0, bar2, poll_at, intx_until, random } = saved.data(NAME)?;
         let mut f = self.clone();
-        f.config.restore("endpoint-test config", &config)?;
+        f.frame.restore("endpoint-test", &frame)?;
         f.bar0.restore("endpoint-test bar 0", &bar0)?;
         f.bar2.restore("endpoint-test bar 2", &bar2)?;
-        f.msix.restore(&msix)?;
         if random == 0 {
             // A xorshift generator never leaves 0, nor gets there.
             return Err(StateError::Impossible { what: "endpoint-test random" });
         }
-        *self = EndpointTest { bdf, poll_at, intx_until, random, ..f };
+        *self = EndpointTest { poll_at, intx_until, random, ..f };
         Ok(())
     }
 }

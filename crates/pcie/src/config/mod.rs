@@ -91,6 +91,12 @@ impl ConfigSpace {
         c
     }
 
+    /// Say in the header that the device has more than one function (PCIe §7.5.1.1.9).
+    pub fn make_multifunction(&mut self) {
+        let word = self.regs.reset_value(0x0c);
+        self.regs.set_reset(0x0c, word | 1 << 23);
+    }
+
     fn set_reset16(&mut self, off: u32, v: u16) {
         let shift = (off & 2) * 8;
         let word = self.regs.reset_value(off) & !(0xffff << shift);

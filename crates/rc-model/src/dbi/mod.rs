@@ -541,6 +541,17 @@ impl Dbi {
         self.config.forwards_mem(addr)
     }
 
+    /// Whether a configuration request for `bus` goes out and arrives: type 0 on the bus below the port, type 1 for one further
+    /// down (PCIe §7.3.3). INFERRED: the port does not turn one into the other, an outbound region says which it is.
+    pub fn forwards_config(&self, bus: u8, type1: bool) -> bool {
+        let (secondary, subordinate) = (self.config.secondary_bus(), self.config.subordinate_bus());
+        if type1 {
+            secondary < bus && bus <= subordinate
+        } else {
+            bus == secondary
+        }
+    }
+
     /// Secondary bus number.
     pub fn secondary_bus(&self) -> u8 {
         self.config.secondary_bus()

@@ -68,7 +68,7 @@ pub(super) struct Controller {
 
 impl Controller {
     pub fn new(config: &Config) -> Controller {
-        let card = config.endpoint.as_ref().map(|_| config.endpoint_rate);
+        let card = config.card.as_ref().map(|_| config.endpoint_rate);
         let present = card.is_some() && config.slot != Slot::Absent;
         let mut c = Controller {
             gpio: Gpio::new(config.soc),
@@ -395,7 +395,7 @@ impl Controller {
         msi << soc::IRQ_MSI0 | vendor
     }
 
-    /// INTx wires: the port's own and, over the link, the endpoint's. It is device 0, so the bridge's swizzle leaves its pins as
+    /// INTx wires: the port's own and, over the link, the card's. It is device 0, so the bridge's swizzle leaves its pins as
     /// they are. No link, no assertion.
     fn intx(&self, ep_intx: u8) -> u8 {
         let downstream = if self.link.up() { ep_intx } else { 0 };

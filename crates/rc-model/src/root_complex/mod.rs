@@ -1,9 +1,8 @@
 //! The root complex as the bus sees it: windows in, levels and events out.
 //!
-//! *Modelled*: clock and reset gating of each window, outbound routing to the endpoint, propagation of PERST#,
+//! *Modelled*: clock and reset gating of each window, outbound routing to the card, propagation of PERST#,
 //! link loss and hot reset, the INTx wires, the oracle's sampling points.
-//! *Not modelled*: more than one function below the port; the abort itself
-//! ([`RootComplex::aborted`] tells the owner to inject one).
+//! *Not modelled*: the abort itself ([`RootComplex::aborted`] tells the owner to inject one).
 //! *Sources*: spec/dwc-qcom-registers.md §2.1, §3, §4.5, §5.1.
 //!
 //! One access is: let due time pass, sample if a new life begins, gate, dispatch, settle the link. Levels are
@@ -26,8 +25,10 @@ use block::ResetKind;
 use block::SimTime;
 use block::Width;
 use pcie::Bdf;
+use pcie::Card;
 use pcie::Completion;
-use pcie::Function;
+use pcie::ConfigRequest;
+use pcie::Outcome;
 
 use crate::dbi::ras_des::Count;
 use crate::dbi::Rate;
@@ -48,13 +49,13 @@ pub use state::State;
 pub struct Config {
     /// Which SoC's root complex.
     pub soc: &'static Soc,
-    /// The function behind the port, if the slot is occupied.
-    pub endpoint: Option<Box<dyn Function<Event>>>,
-    /// What is in the slot at power-on; without an endpoint it is empty whatever this says.
+    /// The card behind the port, if the slot is occupied.
+    pub card: Option<Box<dyn Card<Event>>>,
+    /// What is in the slot at power-on; without a card it is empty whatever this says.
     pub slot: Slot,
-    /// How many configuration requests the endpoint answers with RRS after each reset.
+    /// How many configuration requests the card answers with RRS after each reset.
     pub rrs_count: u32,
-    /// What the endpoint's side of the link can do.
+    /// What the card's side of the link can do.
     pub endpoint_rate: Rate,
     /// From the last condition of link training to L0.
     pub train_ns: u64,
@@ -68,10 +69,10 @@ pub struct Config {
 
 impl Config {
     /// A port of `soc`: gen 3 x1, 20 ms of training, MSI lines not gated by PARF.
-    pub fn new(soc: &'static Soc, endpoint: Option<Box<dyn Function<Event>>>) -> Config {
+    pub fn new(soc: &'static Soc, card: Option<Box<dyn Card<Event>>>) -> Config {
         Config {
             soc,
-            endpoint,
+            card,
             slot: Slot::Present,
             rrs_count: 0,
             endpoint_rate: Rate { speed: 3, width: 1 },
@@ -83,12 +84,12 @@ impl Config {
     }
 }
 
-/// The root complex with its providers and the function behind it.
+/// The root complex with its providers and the card behind it.
 pub struct RootComplex {
     port: Controller,
-    endpoint: Option<Box<dyn Function<Event>>>,
+    card: Option<Box<dyn Card<Event>>>,
     rrs_count: u32,
-    /// Configuration requests that the endpoint will still answer with RRS.
+    /// Configuration requests that the card will still answer with RRS.
     rrs_left: u32,
     /// Requests that will still get no completion.
     lost_completions: u32,
@@ -99,10 +100,7 @@ pub struct RootComplex {
 
 impl std::fmt::Debug for RootComplex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RootComplex")
-            .field("port", &self.port)
-            .field("endpoint", &self.endpoint.is_some())
-            .finish()
+        f.debug_struct("RootComplex").field("port", &self.port).field("card", &self.card.is_some()).finish()
     }
 }
 
@@ -124,7 +122,7 @@ impl RootComplex {
         let port = Controller::new(&config);
         RootComplex {
             port,
-            endpoint: config.endpoint,
+            card: config.card,
             rrs_count: config.rrs_count,
             rrs_left: config.rrs_count,
             lost_completions: 0,
@@ -162,7 +160,7 @@ impl RootComplex {
                     w.ones()
                 })
             }
-            Window::Apb => self.port.read_client(cx.now, self.endpoint_intx(), off, w),
+            Window::Apb => self.port.read_client(cx.now, self.card_intx(), off, w),
             _ => self.port.read(cx.now, win, off, w),
         }
     }
@@ -240,8 +238,8 @@ impl RootComplex {
 
     /// When [`RootComplex::tick`] wants to run next.
     pub fn next_deadline(&self) -> Option<SimTime> {
-        let endpoint = self.endpoint.as_ref().and_then(|e| e.next_deadline());
-        [self.port.link.next_deadline(), endpoint].into_iter().flatten().min()
+        let card = self.card.as_ref().and_then(|c| c.next_deadline());
+        [self.port.link.next_deadline(), card].into_iter().flatten().min()
     }
 
     /// Time has reached [`RootComplex::next_deadline`].
@@ -251,11 +249,11 @@ impl RootComplex {
 
     /// Levels of the interrupt outputs, bits as in [`crate::soc`]: a function of state.
     pub fn irq_levels(&self) -> IrqLevels {
-        self.port.levels(self.endpoint_intx())
+        self.port.levels(self.card_intx())
     }
 
-    fn endpoint_intx(&self) -> u8 {
-        self.endpoint.as_ref().map_or(0, |e| e.intx())
+    fn card_intx(&self) -> u8 {
+        self.card.as_ref().map_or(0, |c| c.intx())
     }
 
     /// Which SoC this is.
@@ -275,7 +273,7 @@ impl RootComplex {
     pub fn power_on_reset(&mut self, cx: &mut Cx<'_, Event>) {
         self.gated = false;
         self.port.power_on(cx);
-        self.reset_endpoint(cx, ResetKind::PowerOn);
+        self.reset_card(cx, ResetKind::PowerOn);
     }
 
     /// What precedes every access. Returns whether the window holds all of it.
@@ -301,9 +299,9 @@ impl RootComplex {
         if self.port.link.next_deadline().is_some_and(|d| d <= cx.now) && self.port.advance(cx) {
             self.link_lost(cx);
         }
-        if let Some(ep) = self.endpoint.as_mut() {
-            if ep.next_deadline().is_some_and(|d| d <= cx.now) {
-                ep.tick(cx, &mut self.port);
+        if let Some(card) = self.card.as_mut() {
+            if card.next_deadline().is_some_and(|d| d <= cx.now) {
+                card.tick(cx, &mut self.port);
                 self.settle(cx);
             }
         }
@@ -316,18 +314,18 @@ impl RootComplex {
     }
 
     fn link_lost(&mut self, cx: &mut Cx<'_, Event>) {
-        // PERST# has reset the endpoint already, and harder.
+        // PERST# has reset the card already, and harder.
         if self.port.gpio.perst() {
             return;
         }
         let hot = self.port.dbi.secondary_bus_reset();
-        self.reset_endpoint(cx, if hot { ResetKind::HotReset } else { ResetKind::LinkDown });
+        self.reset_card(cx, if hot { ResetKind::HotReset } else { ResetKind::LinkDown });
     }
 
-    fn reset_endpoint(&mut self, cx: &mut Cx<'_, Event>, kind: ResetKind) {
+    fn reset_card(&mut self, cx: &mut Cx<'_, Event>, kind: ResetKind) {
         self.rrs_left = self.rrs_count;
-        if let Some(ep) = self.endpoint.as_mut() {
-            ep.reset(cx, kind);
+        if let Some(card) = self.card.as_mut() {
+            card.reset(cx, kind);
         }
     }
 
@@ -355,7 +353,7 @@ impl RootComplex {
             self.port.observer.emit(cx, Kind::Edge, || Event::Perst { asserted: perst_falls });
         }
         if perst_falls {
-            self.reset_endpoint(cx, ResetKind::Perst);
+            self.reset_card(cx, ResetKind::Perst);
         }
         self.settle(cx);
         if lost_power {
@@ -376,10 +374,10 @@ impl RootComplex {
         }
     }
 
-    fn endpoint_items(&self) -> BTreeMap<String, u64> {
+    fn card_items(&self) -> BTreeMap<String, u64> {
         let mut items = BTreeMap::new();
-        if let Some(ep) = &self.endpoint {
-            ep.sample(&mut |name, v| {
+        if let Some(card) = &self.card {
+            card.sample("", &mut |name, v| {
                 items.insert(name.to_owned(), v);
             });
         }
@@ -387,14 +385,14 @@ impl RootComplex {
     }
 
     fn sample_now(&self, now: SimTime, point: SamplePoint) -> Sample {
-        sampling::sample(&self.port, now, point, self.endpoint_items())
+        sampling::sample(&self.port, now, point, self.card_items())
     }
 
-    /// Emit a sample and return the endpoint's items in it.
+    /// Emit a sample and return the card's items in it.
     fn emit_sample(&mut self, cx: &mut Cx<'_, Event>, point: SamplePoint) -> BTreeMap<String, u64> {
         let sample = self.sample_now(cx.now, point);
         self.port.observer.emit(cx, Kind::Sample, || Event::Sampled(sample));
-        self.endpoint_items()
+        self.card_items()
     }
 
     /// Where an outbound access goes, as far as the port decides it.
@@ -402,7 +400,9 @@ impl RootComplex {
         let cpu_addr = self.soc().window(win).0 + off;
         let to = match win {
             Window::Ecam => {
-                Outbound::Cfg { bdf: Bdf((off >> 12) as u16), reg: (off & 0xfff) as u16, type1: false }
+                let bdf = Bdf((off >> 12) as u16);
+                let type1 = bdf.bus() != self.port.dbi.secondary_bus();
+                Outbound::Cfg { bdf, reg: (off & 0xfff) as u16, type1 }
             }
             // INFERRED: firmware's window maps one to one.
             _ if self.soc().wrapper.kind == Vendor::QcomFirmware => Outbound::Mem(cpu_addr),
@@ -412,10 +412,7 @@ impl RootComplex {
             return Err("link-down");
         }
         match to {
-            // INFERRED: a type 1 request that reaches an endpoint is unsupported, and so is any function but 0.
-            Outbound::Cfg { bdf, type1, .. }
-                if type1 || bdf != Bdf::new(self.port.dbi.secondary_bus(), 0, 0) =>
-            {
+            Outbound::Cfg { bdf, type1, .. } if !self.port.dbi.forwards_config(bdf.bus(), type1) => {
                 Err("no-function")
             }
             Outbound::Mem(addr) if !self.port.dbi.forwards_mem(addr) => Err("bridge"),
@@ -442,25 +439,31 @@ impl RootComplex {
             return Ok(self.port.dbi.rrs_data(reg, w));
         }
         self.complete()?;
-        let ep = self.endpoint.as_mut().ok_or("no-function")?;
-        let data = match to {
+        let card = self.card.as_mut().ok_or("no-function")?;
+        let up = &mut self.port;
+        let got = match to {
             // A configuration request carries one dword.
-            Outbound::Cfg { reg, .. } if w == Width::B8 => {
-                ep.config_read(cx, reg, Width::B4) | ep.config_read(cx, reg + 4, Width::B4) << 32
+            Outbound::Cfg { bdf, reg, type1 } if w == Width::B8 => {
+                let half = |off| ConfigRequest { bdf, type1, off, w: Width::B4 };
+                let low = card.config_read(cx, up, half(reg));
+                let high = card.config_read(cx, up, half(reg + 4));
+                Outcome { data: low.data | high.data << 32, ..low }
             }
-            Outbound::Cfg { reg, .. } => ep.config_read(cx, reg, w),
-            Outbound::Mem(addr) => match ep.mem_read(cx, &mut self.port, addr, w) {
-                o if o.status == Completion::Success => o.data,
-                _ => return Err(self.unsupported()),
-            },
+            Outbound::Cfg { bdf, reg, type1 } => {
+                card.config_read(cx, up, ConfigRequest { bdf, type1, off: reg, w })
+            }
+            Outbound::Mem(addr) => card.mem_read(cx, up, addr, w),
             // A message has no completion to carry data.
             Outbound::Io(_) | Outbound::Msg(_) => return Err("no-function"),
         };
+        if got.status != Completion::Success {
+            return Err(self.unsupported());
+        }
         self.port.dbi.received_tlp();
-        Ok(data)
+        Ok(got.data)
     }
 
-    /// Whether the endpoint answers this request with RRS (PCIe §2.3.1): it may, after a reset, to configuration requests.
+    /// Whether the card answers this request with RRS (PCIe §2.3.1): it may, after a reset, to configuration requests.
     fn retries(&mut self, to: Outbound) -> bool {
         let retries = matches!(to, Outbound::Cfg { .. }) && self.rrs_left > 0;
         self.rrs_left -= u32::from(retries);
@@ -477,7 +480,7 @@ impl RootComplex {
         Err("timeout")
     }
 
-    /// The endpoint answered with unsupported request.
+    /// The card answered with unsupported request.
     fn unsupported(&mut self) -> Unrouted {
         self.port.dbi.received_unsupported();
         "no-function"
@@ -505,44 +508,48 @@ impl RootComplex {
             }
             self.complete()?;
         }
-        let ep = self.endpoint.as_mut().ok_or("no-function")?;
+        let card = self.card.as_mut().ok_or("no-function")?;
         let up = &mut self.port;
-        match to {
-            Outbound::Cfg { bdf, reg, .. } if w == Width::B8 => {
-                ep.config_write(cx, up, bdf, reg, Width::B4, v & 0xffff_ffff);
-                ep.config_write(cx, up, bdf, reg + 4, Width::B4, v >> 32);
-                Ok(())
+        let status = match to {
+            Outbound::Cfg { bdf, reg, type1 } if w == Width::B8 => {
+                let half = |off| ConfigRequest { bdf, type1, off, w: Width::B4 };
+                card.config_write(cx, up, half(reg), v & 0xffff_ffff);
+                card.config_write(cx, up, half(reg + 4), v >> 32)
             }
-            Outbound::Cfg { bdf, reg, .. } => {
-                ep.config_write(cx, up, bdf, reg, w, v);
-                Ok(())
+            Outbound::Cfg { bdf, reg, type1 } => {
+                card.config_write(cx, up, ConfigRequest { bdf, type1, off: reg, w }, v)
             }
-            Outbound::Mem(addr) => match ep.mem_write(cx, up, addr, w, v) {
-                Completion::Success => Ok(()),
-                _ => Err("no-function"),
-            },
-            Outbound::Io(_) | Outbound::Msg(_) => Err("no-function"),
+            Outbound::Mem(addr) => card.mem_write(cx, up, addr, w, v),
+            Outbound::Io(_) | Outbound::Msg(_) => return Err("no-function"),
+        };
+        match status {
+            Completion::Success => Ok(()),
+            _ => Err("no-function"),
         }
     }
 
-    /// Whether BARs of the endpoint overlap, and where its MSIs go if they are enabled.
-    fn card_claims(&self) -> (bool, Option<u64>) {
-        let Some(card) = &self.endpoint else { return (false, None) };
-        let claims = card.claims();
+    /// Whether BARs of the card overlap, and where MSIs of each function go if they are enabled.
+    fn card_claims(&self) -> (bool, Vec<Option<u64>>) {
+        let (mut claims, mut targets) = (Vec::new(), Vec::new());
+        if let Some(card) = &self.card {
+            card.claims(&mut claims);
+            card.msi_targets(&mut targets);
+        }
         let meets =
             |a: &(u64, u64), b: &(u64, u64)| a.0 < b.0.saturating_add(b.1) && b.0 < a.0.saturating_add(a.1);
         let overlap = claims.iter().enumerate().any(|(n, a)| claims[..n].iter().any(|b| meets(a, b)));
-        (overlap, card.msi_target())
+        (overlap, targets)
     }
 
-    /// What the last write has made wrong in the endpoint's configuration. A message that changes while MSI is enabled is
-    /// none: Linux does that when it frees an interrupt (spec §4.4).
-    fn card_flaw(&self, before: (bool, Option<u64>)) -> Option<&'static str> {
+    /// What the last write has made wrong in the card's configuration. A message that changes while MSI is enabled is none:
+    /// Linux does that when it frees an interrupt (spec §4.4).
+    fn card_flaw(&self, before: (bool, Vec<Option<u64>>)) -> Option<&'static str> {
         let now = self.card_claims();
         let elsewhere = |to: u64| to != self.port.msi.addr() && !self.port.is_its(to);
+        let enabled = |(was, is): (&Option<u64>, &Option<u64>)| is.filter(|_| was.is_none());
         if now.0 && !before.0 {
             Some("bars-overlap")
-        } else if before.1.is_none() && now.1.is_some_and(elsewhere) {
+        } else if before.1.iter().zip(&now.1).filter_map(enabled).any(elsewhere) {
             Some("msi-elsewhere")
         } else {
             None

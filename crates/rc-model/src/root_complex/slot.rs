@@ -47,7 +47,7 @@ impl RootComplex {
             self.lose_link(cx);
         }
         if was_there != is_there {
-            self.reset_endpoint(cx, ResetKind::PowerOn);
+            self.reset_card(cx, ResetKind::PowerOn);
             self.port.dbi.card_changed(is_there);
         }
         self.settle(cx);
@@ -62,7 +62,7 @@ impl RootComplex {
 
     fn lose_link(&mut self, cx: &mut Cx<'_, Event>) {
         if self.port.lose_link(cx) {
-            self.reset_endpoint(cx, ResetKind::LinkDown);
+            self.reset_card(cx, ResetKind::LinkDown);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use block::StateError;
 use block::Words;
-use pcie::FunctionState;
+use pcie::CardState;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ use crate::iatu;
 use crate::link;
 
 /// Changes with every change of what is saved.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A saved root complex, with the function behind it. Times are absolute: the clock has to go on where it was.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,13 +50,14 @@ pub struct State {
     rrs_left: u32,
     lost_completions: u32,
     gated: bool,
-    endpoint: Option<FunctionState>,
+    endpoint: Option<CardState>,
 }
 
 impl RootComplex {
     /// Everything that decides what the model does next. Effects are not in it: take them first.
     pub fn save(&self) -> State {
-        let RootComplex { port, endpoint, rrs_count, rrs_left, lost_completions, strict: _, gated } = self;
+        let RootComplex { port, card: endpoint, rrs_count, rrs_left, lost_completions, strict: _, gated } =
+            self;
         let Controller {
             gpio,
             resets,
@@ -131,12 +132,12 @@ impl RootComplex {
         rc.rrs_left = saved.rrs_left;
         rc.lost_completions = saved.lost_completions;
         rc.gated = saved.gated;
-        match (rc.endpoint.as_mut(), &saved.endpoint) {
-            (Some(function), Some(state)) => function.restore(state)?,
+        match (rc.card.as_mut(), &saved.endpoint) {
+            (Some(card), Some(state)) => card.restore(state)?,
             (None, None) => {}
-            (function, state) => {
-                let card = |there| if there { "a card" } else { "an empty slot" };
-                StateError::unless_of("slot", card(function.is_some()), card(state.is_some()))?;
+            (card, state) => {
+                let text = |there| if there { "a card" } else { "an empty slot" };
+                StateError::unless_of("slot", text(card.is_some()), text(state.is_some()))?;
             }
         }
         if rc.port.card.is_some() != saved.card.is_some() {
