@@ -52,11 +52,64 @@ impl Built {
         self.dir.join("drivers").join(recipe).join(Path::new(module).file_name().unwrap_or_default())
     }
 
-    /// A module of the tree, by its path there.
-    pub fn module(&self, path: &str) -> PathBuf {
-        self.dir.join("modules").join(Path::new(path).file_name().unwrap_or_default())
+    /// The modules that every image of this kernel carries.
+    pub fn modules(&self) -> Result<Vec<PathBuf>, Error> {
+        files_in(&self.dir.join("modules"))
+    }
+
+    /// Programs of the kernel tree for the guest: its tests.
+    pub fn tools(&self) -> Result<Vec<PathBuf>, Error> {
+        files_in(&self.dir.join("tools"))
+    }
+
+    /// What modules outside the tree are built against.
+    pub(crate) fn devel(&self) -> PathBuf {
+        self.dir.join("devel")
     }
 }
+
+/// Files of `dir`, by name.
+pub(crate) fn files_in(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::io(format!("read {}", dir.display()), e))?;
+    let mut files: Vec<_> = entries.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// Modules of the kernel tree that every image carries, by their paths there (`guest-images/kernel/modules`).
+fn shared_modules(tree: &Path) -> Result<Vec<String>, Error> {
+    let file = tree.join("guest-images/kernel/modules");
+    let text =
+        std::fs::read_to_string(&file).map_err(|e| Error::io(format!("read {}", file.display()), e))?;
+    Ok(text.lines().filter(|l| !l.starts_with('#') && !l.is_empty()).map(str::to_owned).collect())
+}
+
+/// What a module outside the tree needs of the built one, from its top: everything else is compiled into what is there.
+const DEVEL: &[&str] = &[
+    "Makefile",
+    ".config",
+    "Module.symvers",
+    "include",
+    "scripts",
+    "arch/arm64/Makefile",
+    "arch/arm64/include",
+];
+
+/// A test program in the kernel tree.
+struct Tool {
+    dir: &'static str,
+    source: &'static str,
+    files: &'static [&'static str],
+}
+
+const TOOLS: [Tool; 2] = [
+    Tool {
+        dir: "tools/testing/selftests/pci_endpoint",
+        source: "pci_endpoint_test.c",
+        files: &["pci_endpoint_test"],
+    },
+    Tool { dir: "tools/pci", source: "pcitest.c", files: &["pcitest", "pcitest.sh"] },
+];
 
 /// What a build is made of.
 pub(crate) struct Plan {
@@ -107,7 +160,7 @@ impl Plan {
             series,
             config: config(tree, series)?,
             drivers: vec![Driver { recipe, module }],
-            modules: profile.modules.clone(),
+            modules: shared_modules(tree)?,
             key: String::new(),
         })
     }
@@ -122,19 +175,16 @@ fn config(tree: &Path, series: Series) -> Result<String, Error> {
 
 fn plan(tree: &Path, source: &Source, series: Series) -> Result<Plan, Error> {
     let config = config(tree, series)?;
-    let (mut recipes, mut modules) = (Vec::new(), Vec::new());
+    let (mut recipes, modules) = (Vec::new(), shared_modules(tree)?);
     for name in profile::names(tree)? {
         let p = profile::read(tree, &name)?;
         if p.tree_only {
             continue;
         }
         recipes.push(p.driver);
-        modules.extend(p.modules);
     }
-    for v in [&mut recipes, &mut modules] {
-        v.sort_unstable();
-        v.dedup();
-    }
+    recipes.sort_unstable();
+    recipes.dedup();
     let effects: Vec<Vec<u8>> =
         recipes.iter().map(|r| recipe::effect(tree, r, series)).collect::<Result<_, _>>()?;
     let names = [recipes.join(" "), modules.join(" ")];
@@ -256,7 +306,7 @@ impl Job<'_> {
         originals: &BTreeMap<String, String>,
         progress: Progress<'_>,
     ) -> Result<(), Error> {
-        for dir in ["drivers", "modules"] {
+        for dir in ["drivers", "modules", "devel", "tools"] {
             let d = out.join(dir);
             std::fs::create_dir_all(&d).map_err(|e| Error::io(format!("create {}", d.display()), e))?;
         }
@@ -282,8 +332,14 @@ impl Job<'_> {
             }
         }
         for module in &self.plan.modules {
+            // A developer's own kernel may lack a driver; the cycle that needs it says so.
+            if self.lenient && !self.scratch.join(module).is_file() {
+                continue;
+            }
             self.take_module(module, &out.join("modules"))?;
         }
+        self.take_devel(&out.join("devel"))?;
+        self.make_tools(&out.join("tools"), progress)?;
         let copies = [
             ("arch/arm64/boot/Image", "Image"),
             ("System.map", "System.map"),
@@ -385,7 +441,6 @@ impl Job<'_> {
         self.run(&format!("make {}", targets.join(" ")), &mut make, line)
     }
 
-    /// Strip a module of its debug sections (BTF stays) into `dir`.
     fn take_module(&self, module: &str, dir: &Path) -> Result<(), Error> {
         let from = self.scratch.join(module);
         if !from.is_file() {
@@ -394,42 +449,77 @@ impl Job<'_> {
                 remedy: "its driver has to be a module: a Kconfig option of type tristate".into(),
             });
         }
-        let name = from.file_name().unwrap_or_default();
-        let mut strip = Command::new(format!("{}strip", cross_compile()));
-        strip.arg("--strip-debug").arg("-o").arg(dir.join(name)).arg(&from);
-        self.run(&format!("strip {module}"), &mut strip, &mut |_| {})
+        strip(&from, dir, &self.log)
+    }
+
+    fn take_devel(&self, dir: &Path) -> Result<(), Error> {
+        let mut cp = Command::new("cp");
+        cp.current_dir(self.scratch).args(["-a", "--parents"]).args(DEVEL).arg(dir);
+        self.run("copy of what modules are built against", &mut cp, &mut |_| {})
+    }
+
+    /// The tree's own test programs of pci_endpoint_test, as they are: selftests from 6.15 on, tools/pci before.
+    fn make_tools(&self, dir: &Path, progress: Progress<'_>) -> Result<(), Error> {
+        let Some(tool) = TOOLS.iter().find(|t| self.scratch.join(t.dir).join(t.source).is_file()) else {
+            return Ok(());
+        };
+        progress(&format!("building {}", tool.dir));
+        self.make(&["headers"], &mut |_| {})?;
+        let mut make = Command::new("make");
+        make.current_dir(self.scratch)
+            .args(["-C", tool.dir, "ARCH=arm64", "LDFLAGS=-static"])
+            .arg(format!("CROSS_COMPILE={}", cross_compile()));
+        self.run(&format!("make -C {}", tool.dir), &mut make, &mut |_| {})?;
+        for file in tool.files {
+            let from = self.scratch.join(tool.dir).join(file);
+            std::fs::copy(&from, dir.join(file))
+                .map_err(|e| Error::io(format!("copy {}", from.display()), e))?;
+        }
+        Ok(())
     }
 
     fn run(&self, what: &str, cmd: &mut Command, line: &mut dyn FnMut(&str)) -> Result<(), Error> {
-        let open = || File::options().append(true).open(&self.log);
-        let log_err = |e| Error::io(format!("write {}", self.log.display()), e);
-        let mut log = open().map_err(log_err)?;
-        let errors = open().map_err(log_err)?;
-        let mut child = cmd
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(errors)
-            .spawn()
-            .map_err(|e| Error::io(format!("run {:?}", cmd.get_program()), e))?;
-        if let Some(out) = child.stdout.take() {
-            for l in BufReader::new(out).lines().map_while(Result::ok) {
-                writeln!(log, "{l}").map_err(log_err)?;
-                line(&l);
-            }
-        }
-        let status = child.wait().map_err(|e| Error::io(format!("wait for {what}"), e))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(self.failed(what))
-        }
+        run_logged(what, cmd, &self.log, line)
     }
+}
 
-    fn failed(&self, what: &str) -> Error {
-        let text = std::fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        Error::Build { what: what.into(), log: self.log.clone(), tail: cause(&text) }
+/// Strip `file` of its debug sections (BTF stays) into `dir`.
+pub(crate) fn strip(file: &Path, dir: &Path, log: &Path) -> Result<(), Error> {
+    let mut strip = Command::new(format!("{}strip", cross_compile()));
+    strip.arg("--strip-debug").arg("-o").arg(dir.join(file.file_name().unwrap_or_default())).arg(file);
+    run_logged(&format!("strip {}", file.display()), &mut strip, log, &mut |_| {})
+}
+
+/// Run a step of a build; what it says is appended to `log` and, line by line, handed to `line`.
+pub(crate) fn run_logged(
+    what: &str,
+    cmd: &mut Command,
+    log: &Path,
+    line: &mut dyn FnMut(&str),
+) -> Result<(), Error> {
+    let open = || File::options().create(true).append(true).open(log);
+    let log_err = |e| Error::io(format!("write {}", log.display()), e);
+    let mut out = open().map_err(log_err)?;
+    let errors = open().map_err(log_err)?;
+    let mut child = cmd
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .map_err(|e| Error::io(format!("run {:?}", cmd.get_program()), e))?;
+    if let Some(text) = child.stdout.take() {
+        for l in BufReader::new(text).lines().map_while(Result::ok) {
+            writeln!(out, "{l}").map_err(log_err)?;
+            line(&l);
+        }
     }
+    let status = child.wait().map_err(|e| Error::io(format!("wait for {what}"), e))?;
+    if status.success() {
+        return Ok(());
+    }
+    let text = std::fs::read(log).unwrap_or_default();
+    let tail = cause(&String::from_utf8_lossy(&text));
+    Err(Error::Build { what: what.into(), log: log.into(), tail })
 }
 
 /// The line of a build's output that says why it failed, as well as can be told; else its last lines.

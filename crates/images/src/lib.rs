@@ -10,6 +10,7 @@ pub mod cpio;
 pub mod cross;
 pub mod doctor;
 mod error;
+mod extra;
 pub mod kernel;
 pub mod kernel_tree;
 pub mod profile;
@@ -43,6 +44,8 @@ pub struct Image {
     pub worker: PathBuf,
     /// Modules in the initramfs.
     pub modules: Vec<PathBuf>,
+    /// The kernel's own test programs for the guest.
+    pub tools: Vec<PathBuf>,
     /// Key of the kernel build.
     pub key: String,
 }
@@ -111,8 +114,9 @@ pub fn build(profile: &str, series: Series, progress: Progress<'_>) -> Result<Im
     }
     let cache = cache::Cache::locate()?;
     let built = kernel::build(&cache, &tree, series, progress)?;
+    let own = extra::build(&cache, &tree, &built, progress)?;
     let bins = cross::build(&cache, &tree, progress)?;
-    finish(&tree, &cache, profile, &p, &built, &bins)
+    finish(&tree, &cache, profile, &p, &built, own, &bins)
 }
 
 /// Build what `profile` needs from the kernel tree in `dir`.
@@ -121,8 +125,9 @@ pub fn build_tree(profile: &str, dir: &Path, progress: Progress<'_>) -> Result<I
     let p = profile::read(&tree, profile)?;
     let cache = cache::Cache::locate()?;
     let built = kernel_tree::build(&cache, &tree, dir, &p, progress)?;
+    let own = extra::build(&cache, &tree, &built, progress)?;
     let bins = cross::build(&cache, &tree, progress)?;
-    finish(&tree, &cache, profile, &p, &built, &bins)
+    finish(&tree, &cache, profile, &p, &built, own, &bins)
 }
 
 /// The series of the kernel tree in `dir`.
@@ -141,7 +146,8 @@ pub fn find(profile: &str, series: Series) -> Result<Option<Image>, Error> {
     let (Some(built), Some(bins)) = (kernel::find(&cache, &tree, series)?, cross::find(&cache, &tree)) else {
         return Ok(None);
     };
-    finish(&tree, &cache, profile, &p, &built, &bins).map(Some)
+    let Some(own) = extra::find(&cache, &tree, &built)? else { return Ok(None) };
+    finish(&tree, &cache, profile, &p, &built, own, &bins).map(Some)
 }
 
 fn finish(
@@ -150,11 +156,13 @@ fn finish(
     name: &str,
     p: &profile::Profile,
     built: &kernel::Built,
+    own: Vec<PathBuf>,
     bins: &cross::Binaries,
 ) -> Result<Image, Error> {
     let driver = recipe::read(tree, &p.driver)?;
     let mut modules = vec![built.driver(&p.driver, &driver.module)];
-    modules.extend(p.modules.iter().map(|m| built.module(m)));
+    modules.extend(built.modules()?);
+    modules.extend(own);
     let bytes = initramfs(&bins.agent, &modules, name)?;
     let file = cache.put(&format!("initramfs-{name}"), "cpio", &bytes)?;
     Ok(Image {
@@ -165,6 +173,7 @@ fn finish(
         agent: bins.agent.clone(),
         worker: bins.worker.clone(),
         modules,
+        tools: built.tools()?,
         key: built.key.clone(),
     })
 }

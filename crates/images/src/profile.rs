@@ -12,8 +12,6 @@ use crate::Error;
 pub struct Profile {
     /// Recipe of the driver under test.
     pub driver: String,
-    /// Other modules of the kernel tree in the image.
-    pub modules: Vec<String>,
     /// Whether it is for a developer's kernel tree only (`--kernel-tree`).
     #[serde(default)]
     pub tree_only: bool,
