@@ -4,6 +4,9 @@
 //! beside it.
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod endpoint_test;
 
+pub use disk::Disk;
+pub use disk::MemDisk;
 pub use endpoint_test::EndpointTest;
