@@ -99,6 +99,8 @@ pub trait Card<E>: Send {
     ) -> bool {
         false
     }
+    /// The harness begins a phase of its own, e.g. `rmmod`: what a misbehaving link waits for.
+    fn announce(&mut self, _cx: &mut Cx<'_, E>, _up: &mut dyn Upstream<E>, _phase: &str) {}
     /// Everything that decides what the card does next, as plain data.
     fn save(&self) -> CardState;
     /// Take what a card like this one saved.

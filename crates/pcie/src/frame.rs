@@ -25,6 +25,7 @@ use crate::ErrorMessage;
 use crate::Message;
 use crate::Msi;
 use crate::MsixTable;
+use crate::Sender;
 use crate::Upstream;
 
 /// Power management capability.
@@ -250,7 +251,7 @@ impl Frame {
     /// Raise MSI `vector`; nothing happens unless it is enabled and granted, masks hold it back.
     pub fn raise_msi<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, vector: u32) {
         if let Some(m) = self.has_msi().then(|| MSI.raise(&mut self.config, vector)).flatten() {
-            self.send(cx, up, m);
+            self.send(cx, up, (vector, m));
         }
     }
 
@@ -261,7 +262,7 @@ impl Frame {
             return;
         }
         if let Some(m) = self.msix.as_mut().and_then(|(_, t)| t.raise(flags, vector)) {
-            self.send(cx, up, m);
+            self.send(cx, up, (vector, m));
         }
     }
 
@@ -325,8 +326,8 @@ impl Frame {
         up.mem_write(cx, self.bdf, self.config.bme(), addr, data)
     }
 
-    fn send<E>(&self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, m: Message) {
-        up.mem_write(cx, self.bdf, self.config.bme(), m.addr, &m.data.to_le_bytes());
+    fn send<E>(&self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, (vector, m): (u32, Message)) {
+        up.message(cx, Sender { rid: self.bdf, bme: self.config.bme() }, vector, m);
     }
 
     /// Send what a write to masks or enables has set free.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::Bdf;
 use crate::Completion;
 use crate::ErrorMessage;
+use crate::Message;
 
 /// The way up from a function: a port bound to the function's live requester ID.
 ///
@@ -22,8 +23,34 @@ pub trait Upstream<E> {
     fn mem_write(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, bme: bool, addr: u64, data: &[u8]) -> Completion;
     /// A memory read; on anything but `Success` the contents of `buf` are all ones.
     fn mem_read(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, bme: bool, addr: u64, buf: &mut [u8]) -> Completion;
+    /// An MSI: the memory write that carries it. A layer that wants to know which vector it is looks here.
+    fn message(&mut self, cx: &mut Cx<'_, E>, from: Sender, vector: u32, m: Message) -> Completion {
+        let _ = vector;
+        self.mem_write(cx, from.rid, from.bme, m.addr, &m.data.to_le_bytes())
+    }
+    /// The link above this card fails by itself.
+    fn fail_link(&mut self, _cx: &mut Cx<'_, E>, _how: LinkFailure) {}
     /// An error message to the root. It needs no bus mastering.
     fn error(&mut self, _cx: &mut Cx<'_, E>, _rid: Bdf, _error: ErrorMessage) {}
+}
+
+/// Who sends a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// Requester ID.
+    pub rid: Bdf,
+    /// Whether the function may master the bus.
+    pub bme: bool,
+}
+
+/// How a link fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkFailure {
+    /// The signal is lost; the link trains again.
+    Flap,
+    /// The card is gone.
+    Vanish,
 }
 
 /// A completion with data.

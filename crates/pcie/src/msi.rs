@@ -44,15 +44,15 @@ impl Msi {
         Some(self.message(c, vector))
     }
 
-    /// After a configuration write: messages that are pending and no longer masked.
-    pub fn take_unmasked(self, c: &mut ConfigSpace) -> Vec<Message> {
+    /// After a configuration write: messages that are pending and no longer masked, with their vectors.
+    pub fn take_unmasked(self, c: &mut ConfigSpace) -> Vec<(u32, Message)> {
         let pending = c.word(self.at + 0x14);
         if pending == 0 || !self.enabled(c) {
             return Vec::new();
         }
         let ready = pending & !c.word(self.at + 0x10);
         c.set_word(self.at + 0x14, pending & !ready);
-        (0..self.granted(c)).filter(|v| ready & 1 << v != 0).map(|v| self.message(c, v)).collect()
+        (0..self.granted(c)).filter(|v| ready & 1 << v != 0).map(|v| (v, self.message(c, v))).collect()
     }
 
     /// Where messages go, while MSI is enabled.

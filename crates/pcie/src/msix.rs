@@ -135,8 +135,8 @@ impl MsixTable {
         Some(message(&e))
     }
 
-    /// After a write to the table or to MSIX_FLAGS: messages that are pending and may now be sent.
-    pub fn take_unmasked(&mut self, flags: u16) -> Vec<Message> {
+    /// After a write to the table or to MSIX_FLAGS: messages that are pending and may now be sent, with their vectors.
+    pub fn take_unmasked(&mut self, flags: u16) -> Vec<(u32, Message)> {
         if !sends(flags) || self.pending.iter().all(|w| *w == 0) {
             return Vec::new();
         }
@@ -145,7 +145,7 @@ impl MsixTable {
             let (word, bit) = (&mut self.pending[i / 64], 1 << (i % 64));
             if *word & bit != 0 && e.control & MASKED == 0 {
                 *word &= !bit;
-                out.push(message(e));
+                out.push((i as u32, message(e)));
             }
         }
         out

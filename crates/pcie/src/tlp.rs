@@ -44,6 +44,8 @@ pub enum Completion {
     UnsupportedRequest,
     /// Completer abort.
     CompleterAbort,
+    /// Request retry status, to a configuration request: come back later (PCIe §2.3.1).
+    Retry,
     /// No completion came: link down, or the function is in reset.
     Timeout,
 }

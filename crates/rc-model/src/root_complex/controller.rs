@@ -6,6 +6,7 @@ use block::ResetKind;
 use block::SimTime;
 use block::Width;
 use msi_ctrl::MsiCtrl;
+use pcie::LinkFailure;
 
 use super::observer::Kind;
 use super::observer::Observer;
@@ -64,6 +65,8 @@ pub(super) struct Controller {
     pub effects: Vec<Effect>,
     /// State of the last [`Event::Ltssm`].
     pub(super) reported_ltssm: u8,
+    /// What the card has done to the link in this call; taken when it settles.
+    pub(super) failure: Option<LinkFailure>,
 }
 
 impl Controller {
@@ -91,6 +94,7 @@ impl Controller {
             its_translater: config.its_translater,
             effects: Vec::new(),
             reported_ltssm: 0,
+            failure: None,
         };
         // Where nothing holds the link it trains from power-on; nothing is to be told yet.
         let _ = c.link.apply(SimTime::ZERO, c.conditions());

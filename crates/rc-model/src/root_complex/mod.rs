@@ -28,6 +28,7 @@ use pcie::Bdf;
 use pcie::Card;
 use pcie::Completion;
 use pcie::ConfigRequest;
+use pcie::LinkFailure;
 use pcie::Outcome;
 
 use crate::dbi::ras_des::Count;
@@ -308,6 +309,11 @@ impl RootComplex {
     }
 
     fn settle(&mut self, cx: &mut Cx<'_, Event>) {
+        match self.port.failure.take() {
+            Some(LinkFailure::Flap) => self.lose_link(cx),
+            Some(LinkFailure::Vanish) => self.change_slot(cx, Slot::Absent),
+            None => {}
+        }
         if self.port.settle(cx) {
             self.link_lost(cx);
         }
@@ -456,11 +462,15 @@ impl RootComplex {
             // A message has no completion to carry data.
             Outbound::Io(_) | Outbound::Msg(_) => return Err("no-function"),
         };
-        if got.status != Completion::Success {
-            return Err(self.unsupported());
+        match (got.status, to) {
+            (Completion::Success, _) => {
+                self.port.dbi.received_tlp();
+                Ok(got.data)
+            }
+            (Completion::Retry, Outbound::Cfg { reg, .. }) => Ok(self.port.dbi.rrs_data(reg, w)),
+            (Completion::Timeout, _) => Err(self.timed_out()),
+            _ => Err(self.unsupported()),
         }
-        self.port.dbi.received_tlp();
-        Ok(got.data)
     }
 
     /// Whether the card answers this request with RRS (PCIe §2.3.1): it may, after a reset, to configuration requests.
@@ -476,8 +486,12 @@ impl RootComplex {
             return Ok(());
         }
         self.lost_completions -= 1;
+        Err(self.timed_out())
+    }
+
+    fn timed_out(&mut self) -> Unrouted {
         self.port.dbi.completion_timeout();
-        Err("timeout")
+        "timeout"
     }
 
     /// The card answered with unsupported request.
@@ -522,8 +536,9 @@ impl RootComplex {
             Outbound::Mem(addr) => card.mem_write(cx, up, addr, w, v),
             Outbound::Io(_) | Outbound::Msg(_) => return Err("no-function"),
         };
-        match status {
-            Completion::Success => Ok(()),
+        match (status, to) {
+            (Completion::Success | Completion::Retry, _) => Ok(()),
+            (Completion::Timeout, Outbound::Cfg { .. }) => Err(self.timed_out()),
             _ => Err("no-function"),
         }
     }

@@ -40,6 +40,12 @@ impl RootComplex {
     /// and, with Qualcomm's wrapper, the `global` interrupt and flush mode tell. A card that comes back has lost its state.
     pub fn set_slot(&mut self, cx: &mut Cx<'_, Event>, slot: Slot) {
         self.advance(cx);
+        self.change_slot(cx, slot);
+        self.settle(cx);
+    }
+
+    /// The same; the caller settles the link.
+    pub(super) fn change_slot(&mut self, cx: &mut Cx<'_, Event>, slot: Slot) {
         let was_there = self.port.card_present();
         self.port.slot = slot;
         let is_there = self.port.card_present();
@@ -49,6 +55,14 @@ impl RootComplex {
         if was_there != is_there {
             self.reset_card(cx, ResetKind::PowerOn);
             self.port.dbi.card_changed(is_there);
+        }
+    }
+
+    /// The harness begins a phase of its own: a card that misbehaves may have waited for it.
+    pub fn announce(&mut self, cx: &mut Cx<'_, Event>, phase: &str) {
+        self.advance(cx);
+        if let Some(card) = self.card.as_mut() {
+            card.announce(cx, &mut self.port, phase);
         }
         self.settle(cx);
     }
@@ -60,7 +74,7 @@ impl RootComplex {
         self.settle(cx);
     }
 
-    fn lose_link(&mut self, cx: &mut Cx<'_, Event>) {
+    pub(super) fn lose_link(&mut self, cx: &mut Cx<'_, Event>) {
         if self.port.lose_link(cx) {
             self.reset_card(cx, ResetKind::LinkDown);
         }

@@ -79,6 +79,7 @@ impl RootComplex {
             its_translater: _,
             effects: _,
             reported_ltssm,
+            failure: _,
         } = port;
         State {
             version: VERSION,

@@ -8,6 +8,7 @@ use msi_ctrl::Match;
 use pcie::Bdf;
 use pcie::Completion;
 use pcie::ErrorMessage;
+use pcie::LinkFailure;
 use pcie::Upstream;
 
 use super::controller::Controller;
@@ -170,6 +171,10 @@ impl Upstream<Event> for Controller {
             buf.fill(0xff);
         }
         status
+    }
+
+    fn fail_link(&mut self, _cx: &mut Cx<'_, Event>, how: LinkFailure) {
+        self.failure = Some(how);
     }
 
     fn error(&mut self, _cx: &mut Cx<'_, Event>, rid: Bdf, error: ErrorMessage) {
