@@ -164,6 +164,17 @@ pub struct GuestArgs {
     /// What is in the slot
     #[arg(long, value_enum, default_value_t = SlotArg::Endpoint)]
     pub slot: SlotArg,
+    /// A card below the root port: KIND,KEY=VALUE,… with port=0 for the root port's slot, port=0.1 for slot 1 of the switch in
+    /// it; more than once for more. Kinds and settings: docs/topology.md. Default: endpoint-test
+    #[arg(long, value_name = "CARD", action = clap::ArgAction::Append)]
+    pub endpoint: Vec<String>,
+    /// The same from a file (TOML, docs/topology.md)
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
+    pub topology: Option<PathBuf>,
+    /// A card misbehaves: ACT,KEY=VALUE,…, e.g. late-msi, vanish,on=phase:rmmod or all-ones,on=mem-read,nth=9 (docs/topology.md);
+    /// more than once for more
+    #[arg(long, value_name = "RULE", action = clap::ArgAction::Append)]
+    pub misbehave: Vec<String>,
     /// Configuration requests that the endpoint answers with "retry" (RRS) after each reset
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub rrs: u32,
@@ -328,6 +339,18 @@ mod tests {
     fn the_last_of_equal_options_counts() {
         let cli = Cli::try_parse_from(["rcvm", "torture", "--cycles", "20", "--cycles", "3"]).unwrap();
         assert!(matches!(cli.command, Command::Torture(a) if a.cycles == 3));
+    }
+
+    #[test]
+    fn endpoints_and_misbehaviours_add_up() {
+        let words =
+            ["rcvm", "torture", "--endpoint", "a", "--misbehave", "b", "--endpoint", "c", "--misbehave", "d"];
+        let cli = Cli::try_parse_from(words).unwrap();
+        let Command::Torture(a) = cli.command else { panic!() };
+        assert_eq!(
+            (a.guest.endpoint, a.guest.misbehave),
+            (vec!["a".into(), "c".into()], vec!["b".into(), "d".into()])
+        );
     }
 
     #[test]

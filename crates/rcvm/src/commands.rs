@@ -22,6 +22,9 @@ use crate::cli::GuestArgs;
 use crate::cli::Msi;
 use crate::cli::SlotArg;
 use crate::job::Board;
+use crate::topology::Card;
+use crate::topology::Misbehaviour;
+use crate::topology::Topology;
 
 /// Run `command`; the result is the exit code.
 pub fn run(command: Command) -> Result<u8> {
@@ -78,7 +81,7 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
             soc.since.1
         );
     }
-    let board = board(args, soc, series);
+    let board = Board { topology: topology(args)?, ..board(args, soc, series) };
     let mut profile = profile(args, soc)?;
     if let Some(dir) = &args.kernel_tree {
         return tree_guest(profile, dir, soc, board, progress);
@@ -170,7 +173,30 @@ fn board(args: &GuestArgs, soc: &rc_model::Soc, series: images::Series) -> Board
             SlotArg::Mute => rc_model::Slot::Mute,
         },
         rrs: args.rrs,
+        topology: Topology::default(),
+        seed: 1,
     }
+}
+
+/// What hangs below the root port, checked.
+fn topology(args: &GuestArgs) -> Result<Topology> {
+    let mut t = match &args.topology {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("--topology {}: cannot read it", file.display()))?;
+            Topology::parse(&text).with_context(|| format!("--topology {}", file.display()))?
+        }
+        None if args.endpoint.is_empty() => Topology::endpoint_test(),
+        None => {
+            let cards = args.endpoint.iter().map(|e| Card::parse(e).context("--endpoint"));
+            Topology { cards: cards.collect::<Result<_>>()?, misbehaviours: Vec::new() }
+        }
+    };
+    for m in &args.misbehave {
+        t.misbehaviours.push(Misbehaviour::parse(m).context("--misbehave")?);
+    }
+    t.check()?;
+    Ok(t)
 }
 
 fn soc(name: &str) -> Result<&'static rc_model::Soc> {

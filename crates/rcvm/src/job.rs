@@ -6,6 +6,8 @@ use serde::Deserialize;
 use serde::Serialize;
 use torture::Plan;
 
+use crate::topology::Topology;
+
 /// A job: one guest, one task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -46,6 +48,10 @@ pub struct Board {
     pub slot: rc_model::Slot,
     /// Configuration requests that the endpoint answers with RRS after each reset.
     pub rrs: u32,
+    /// What hangs below the root port.
+    pub topology: Topology,
+    /// What decides whatever cards leave to chance.
+    pub seed: u64,
 }
 
 /// What to do with the guest.

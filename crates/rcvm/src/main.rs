@@ -9,6 +9,7 @@ mod job;
 mod outer;
 mod progress;
 mod symbols;
+mod topology;
 mod worker;
 
 use std::process::ExitCode;

@@ -51,7 +51,7 @@ impl Progress {
         match &self.bar {
             Some(bar) => bar.set_position(u64::from(c.cycle)),
             None => eprintln!(
-                "cycle {}/{}: {} → {} holding {}: {} interrupts, {} mappings created, {} released, {} left, {:.1} s",
+                "cycle {}/{}: {} → {} holding {}: {} interrupts, {} mappings created, {} released, {} left{}, {:.1} s",
                 c.cycle,
                 self.cycles,
                 c.load,
@@ -61,6 +61,10 @@ impl Progress {
                 c.created,
                 c.released,
                 c.leaked.len(),
+                match c.misbehaved {
+                    0 => String::new(),
+                    n => format!(", {n} misbehaviours of cards"),
+                },
                 ms as f64 / 1000.0
             ),
         }

@@ -114,8 +114,7 @@ mod guest {
         let board = &job.board;
         let soc = rc_model::soc::find(&board.soc).with_context(|| format!("no SoC {}", board.soc))?;
         let shell = if job.task == Task::Shell { " rcvm.shell" } else { "" };
-        let endpoint = endpoints::endpoint_test::EndpointTest::default();
-        let mut rc = rc_model::Config::new(soc, Some(pcie::Device::single(endpoint).boxed()));
+        let mut rc = rc_model::Config::new(soc, board.topology.build(board.seed)?);
         rc.strict = board.strict_gating;
         rc.msi_gating = board.msi_gating;
         rc.slot = board.slot;
@@ -431,6 +430,10 @@ mod guest {
                 Fault::Pull => rc.set_slot(cx, Slot::Absent),
                 Fault::Insert => rc.set_slot(cx, Slot::Present),
             });
+        }
+
+        fn announce(&mut self, phase: &str) {
+            self.vm.act(|rc, cx| rc.announce(cx, phase));
         }
 
         fn settle(&mut self, quiet: Duration, limit: Duration) -> bool {

@@ -104,6 +104,9 @@ pub struct CycleRecord {
     pub created: u64,
     /// Mappings released in this cycle.
     pub released: u64,
+    /// How often cards misbehaved, as they were asked to.
+    #[serde(default)]
+    pub misbehaved: u64,
     /// Mappings that are left after it, in total.
     pub leaked: Vec<Mapping>,
     /// Milliseconds per phase, in order of execution.
@@ -144,6 +147,8 @@ struct Books {
     ledger: Ledger,
     allow: AllowList,
     cold: Option<Sample>,
+    /// Misbehaviours up to now.
+    misbehaved: u64,
 }
 
 impl Engine<'_> {
@@ -168,11 +173,20 @@ impl Engine<'_> {
         self.machine.take_events();
         // Asking for S4 arms S5: the first access of the first probe shows the state after power-on.
         self.machine.sample(SamplePoint::S4);
-        let mut books = Books { ledger: Ledger::new(baseline, self.lines.clone()), allow, cold: None };
+        let mut books =
+            Books { ledger: Ledger::new(baseline, self.lines.clone()), allow, cold: None, misbehaved: 0 };
         for n in 1..=self.plan.cycles {
             self.cycle = n;
             self.phases_ms.clear();
             self.run_cycle(self.plan.cycle(n), &mut books)?;
+        }
+        if self.plan.misbehaviours > 0 && books.misbehaved == 0 {
+            self.find(Finding::new(
+                Class::OperationFailed,
+                Source::Harness,
+                "misbehaviour never met",
+                "no card has misbehaved: what --misbehave waits for has never happened",
+            ));
         }
         Some(())
     }
@@ -196,7 +210,8 @@ impl Engine<'_> {
 
     fn run_cycle(&mut self, c: CyclePlan, books: &mut Books) -> Option<()> {
         let (created, released) = (books.ledger.created, books.ledger.released);
-        if c.number > 1 && self.plan.disturbances.contains(&Disturbance::SurpriseRemoval) {
+        let misbehaved = books.misbehaved;
+        if c.number > 1 && self.plan.card_goes() {
             self.machine.fault(SlotFault::Insert);
         }
         self.phase(c.load.name(), |e| e.call(e.load_op(c.load)))?;
@@ -228,6 +243,7 @@ impl Engine<'_> {
             raised,
             created: books.ledger.created - created,
             released: books.ledger.released - released,
+            misbehaved: books.misbehaved - misbehaved,
             leaked: books.ledger.leaked().cloned().collect(),
             phases_ms: std::mem::take(&mut self.phases_ms),
         };
@@ -349,7 +365,9 @@ impl Engine<'_> {
     fn judge(&mut self, after: &IrqSnapshot, teardown: &str, books: &mut Books) {
         let (events, mut samples) = split_samples(self.machine.take_events());
         samples.remove(&SamplePoint::S5);
-        samples.insert(SamplePoint::S4, self.machine.sample(SamplePoint::S4));
+        let s4 = self.machine.sample(SamplePoint::S4);
+        books.misbehaved = s4.items.iter().filter(|i| i.0.starts_with("misbehaved")).map(|i| i.1).sum();
+        samples.insert(SamplePoint::S4, s4);
         let mut found = books.ledger.after_teardown(after);
         found.extend(check::gic::check(&self.machine.spi_state()));
         found.extend(check::device::check(&samples));
@@ -369,6 +387,7 @@ impl Engine<'_> {
     fn phase<T>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         name.clone_into(&mut self.phase);
         (self.out)(Event::Phase { cycle: self.cycle, phase: name.into() });
+        self.machine.announce(name);
         let start = self.machine.now_ms();
         let r = f(self);
         let ms = self.machine.now_ms().saturating_sub(start);

@@ -39,6 +39,7 @@ struct Fake {
     asked_for_tasks: bool,
     /// Faults, and how many operations came before each.
     faults: Vec<(usize, SlotFault)>,
+    announced: Vec<String>,
 }
 
 fn fake(fault: Fault) -> Fake {
@@ -51,6 +52,7 @@ fn fake(fault: Fault) -> Fake {
         clock_ms: 0,
         asked_for_tasks: false,
         faults: Vec::new(),
+        announced: Vec::new(),
     }
 }
 
@@ -158,6 +160,10 @@ impl Machine for Fake {
 
     fn fault(&mut self, fault: SlotFault) {
         self.faults.push((self.ops.len(), fault));
+    }
+
+    fn announce(&mut self, phase: &str) {
+        self.announced.push(phase.to_owned());
     }
 
     fn settle(&mut self, _: Duration, _: Duration) -> bool {
@@ -322,4 +328,39 @@ fn without_an_endpoint_the_driver_is_loaded_and_torn_down_and_nothing_is_raised(
     run(&mut m, &Plan { cycles: 1, endpoint: false, ..Plan::default() }, hello(), 1, &mut |_| {});
     assert!(m.ops.iter().any(|o| matches!(o, Op::WaitDevice { .. })));
     assert!(!m.ops.iter().any(|o| matches!(o, Op::WaitEndpoint { .. } | Op::ExerciseIrqs { .. })));
+}
+
+#[test]
+fn cards_are_told_of_every_phase_before_it_begins() {
+    let mut m = fake(Fault::None);
+    run(&mut m, &Plan { cycles: 1, ..Plan::default() }, hello(), 1, &mut |_| {});
+    let at = |name: &str| m.announced.iter().position(|p| p == name).unwrap();
+    assert!(at("insmod") < at("msi") && at("msi") < at("rmmod") && at("rmmod") < at("check"));
+}
+
+#[test]
+fn a_card_that_never_misbehaves_though_asked_to_is_told() {
+    let told = |misbehaviours| {
+        let mut found = Vec::new();
+        run(
+            &mut fake(Fault::None),
+            &Plan { cycles: 1, misbehaviours, ..Plan::default() },
+            hello(),
+            1,
+            &mut |e| {
+                if let Event::Finding(f) = e {
+                    found.push(f.summary);
+                }
+            },
+        );
+        found.iter().any(|f| f.contains("no card has misbehaved"))
+    };
+    assert!(told(1) && !told(0));
+}
+
+#[test]
+fn a_card_that_vanishes_is_put_back_for_the_next_cycle() {
+    let mut m = fake(Fault::None);
+    run(&mut m, &Plan { cycles: 2, vanishes: true, ..Plan::default() }, hello(), 1, &mut |_| {});
+    assert_eq!(m.faults.iter().map(|f| f.1).collect::<Vec<_>>(), [SlotFault::Insert]);
 }

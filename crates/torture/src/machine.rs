@@ -50,6 +50,8 @@ pub trait Machine {
     fn take_events(&mut self) -> Vec<Event>;
     /// Let this happen to the slot now.
     fn fault(&mut self, fault: Fault);
+    /// Tell the cards that a phase begins: one that misbehaves may have waited for it.
+    fn announce(&mut self, phase: &str);
     /// Wait until nothing has happened to the link for `quiet`; `false`: not within `limit`.
     fn settle(&mut self, quiet: Duration, limit: Duration) -> bool;
     /// Have the guest's kernel list its blocked tasks on the console.

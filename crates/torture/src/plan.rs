@@ -21,6 +21,10 @@ pub struct Plan {
     pub endpoint: bool,
     /// What happens to the link in each cycle, between use and teardown, in this order.
     pub disturbances: Vec<Disturbance>,
+    /// Rules by which cards misbehave: how many there are.
+    pub misbehaviours: u32,
+    /// Whether one of them takes the card away.
+    pub vanishes: bool,
     /// Hardware vectors that iMSI-RX has for all functions together.
     pub hwirqs: u32,
     /// Longest wait for the agent's first message, ms.
@@ -68,6 +72,8 @@ impl Default for Plan {
             msix_vectors: 32,
             endpoint: true,
             disturbances: Vec::new(),
+            misbehaviours: 0,
+            vanishes: false,
             hwirqs: 256,
             boot_timeout_ms: 60_000,
             op_timeout_ms: 60_000,
@@ -77,6 +83,11 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// Whether the card may be gone after a cycle, and has to be put back.
+    pub fn card_goes(&self) -> bool {
+        self.vanishes || self.disturbances.contains(&Disturbance::SurpriseRemoval)
+    }
+
     /// Fewest vectors of `kind` that the driver has to get, up to `wanted`.
     ///
     /// pci_endpoint_test asks for all that its function has, whatever we raise. The root port's services hold one. MSI takes an

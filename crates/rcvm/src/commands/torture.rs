@@ -34,11 +34,13 @@ use crate::front;
 use crate::front::Got;
 use crate::front::Where;
 use crate::front::Worker;
+use crate::job::Board;
 use crate::job::Job;
 use crate::job::Message;
 use crate::job::Task;
 use crate::progress::Progress;
 use crate::symbols;
+use crate::topology::CardKind;
 
 /// Interrupts that an ITS has for one device, at least.
 const ITS_EVENTS: u32 = 1 << 10;
@@ -47,7 +49,7 @@ const ITS_EVENTS: u32 = 1 << 10;
 pub fn run(args: &TortureArgs) -> Result<u8> {
     let place = front::decide(args.guest.mode)?;
     let files = guest(&args.guest)?;
-    let plan = plan(args, files.soc);
+    let plan = plan(args, &files);
     let report = Report::new(setting(args, place, &files));
     let mut run = Run {
         artifacts: Artifacts::create(&args.out, !args.no_trace, &report)?,
@@ -85,15 +87,18 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     Ok(run.report.exit_code)
 }
 
-fn plan(args: &TortureArgs, soc: &rc_model::Soc) -> Plan {
+fn plan(args: &TortureArgs, files: &Guest) -> Plan {
+    let soc = files.soc;
     Plan {
         target: Target::of(soc),
         cycles: args.cycles,
         seed: args.seed,
         msi_vectors: args.msi_vectors,
         msix_vectors: args.msix_vectors,
-        endpoint: args.guest.slot == SlotArg::Endpoint,
+        endpoint: args.guest.slot == SlotArg::Endpoint && files.board.topology.has(CardKind::EndpointTest),
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
+        misbehaviours: files.board.topology.misbehaviours.len() as u32,
+        vanishes: files.board.topology.vanishes(),
         hwirqs: if args.guest.msi == Msi::Its { ITS_EVENTS } else { soc.msi_vectors() },
         boot_timeout_ms: args.guest.boot_timeout * 1000,
         op_timeout_ms: args.guest.op_timeout * 1000,
@@ -120,7 +125,7 @@ fn job(args: &TortureArgs, files: &Guest, plan: Plan) -> Job {
         append: args.guest.append.clone(),
         vcpus: args.guest.vcpus,
         memory_mib: args.guest.memory,
-        board: files.board.clone(),
+        board: Board { seed: args.seed, ..files.board.clone() },
         trace: !args.no_trace,
         task: Task::Torture(plan),
     }
