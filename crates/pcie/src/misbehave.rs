@@ -508,6 +508,7 @@ impl<E> Card<E> for Misbehaving<E> {
     fn sample(&self, path: &str, out: &mut dyn FnMut(&str, u64)) {
         self.card.sample(path, out);
         out(&format!("misbehaved{path}"), self.state.acted);
+        out(&format!("stuck-intx{path}"), u64::from(self.state.stuck));
     }
 
     fn slot_event(

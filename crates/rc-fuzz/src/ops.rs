@@ -9,11 +9,18 @@ use std::sync::LazyLock;
 use block::Width;
 use endpoints::EndpointTest;
 use pcie::config::regs as pci;
+use pcie::misbehave::Act;
+use pcie::misbehave::Misbehaving;
+use pcie::misbehave::On;
+use pcie::misbehave::Rule;
+use pcie::Card;
 use pcie::Device;
 use pcie::ErrorMessage;
+use pcie::LinkFailure;
 use rc_model::soc;
 use rc_model::wrapper::Kind;
 use rc_model::Config;
+use rc_model::Event;
 use rc_model::Rate;
 use rc_model::Slot;
 use rc_model::Soc;
@@ -51,6 +58,8 @@ pub struct Setup {
     pub rrs_count: u32,
     /// [`Config::endpoint_rate`].
     pub endpoint_rate: Rate,
+    /// What decides how the card misbehaves, if it does.
+    pub misbehaviour: Option<u8>,
 }
 
 impl Setup {
@@ -67,6 +76,7 @@ impl Setup {
             slot: slot(b[3]),
             rrs_count: if b[4] & 1 == 0 { 0 } else { u32::from(b[4] >> 1) },
             endpoint_rate: if b[5] & 1 == 0 { Rate { speed: 3, width: 1 } } else { rate(b[6]) },
+            misbehaviour: (b[7] & 3 == 3).then_some(b[7] >> 2),
         }
     }
 
@@ -79,9 +89,47 @@ impl Setup {
             strict: self.strict,
             msi_gating: self.msi_gating,
             its_translater: self.its.then_some(ITS_TRANSLATER),
-            ..Config::new(self.soc, self.card.then(|| Device::single(EndpointTest::default()).boxed()))
+            ..Config::new(self.soc, self.card.then(|| self.card()))
         }
     }
+
+    fn card(&self) -> Box<dyn Card<Event>> {
+        let card = Device::single(EndpointTest::default()).boxed();
+        match self.misbehaviour {
+            Some(seed) => Box::new(Misbehaving::new(card, rules(seed), u64::from(seed))),
+            None => card,
+        }
+    }
+}
+
+/// Two rules: how they meet in one card matters more than which they are.
+fn rules(seed: u8) -> Vec<Rule> {
+    let rule = |n: u8| {
+        let act = match n % 11 {
+            0 => Act::LateMsi { delay_ns: MS },
+            1 => Act::LateDma { delay_ns: MS },
+            2 => Act::MsiStorm { count: 3000, every_ns: 10_000 },
+            3 => Act::StuckIntx,
+            4 => Act::LoseVector(0),
+            5 => Act::Retry { for_ns: 20 * MS },
+            6 => Act::Timeout,
+            7 => Act::Unsupported,
+            8 => Act::AllOnes,
+            9 => Act::BarSize { bar: 0, bytes: 0x10_0000 },
+            _ => Act::Link(if n & 16 == 0 { LinkFailure::Flap } else { LinkFailure::Vanish }),
+        };
+        let on = match n % 7 {
+            0 => On::Config,
+            1 => On::ConfigWrite(4),
+            2 => On::MemRead,
+            3 => On::MemWrite,
+            4 => On::Msi,
+            5 => On::BmeClear,
+            _ => On::Time(u64::from(n) * 10 * MS),
+        };
+        Rule { nth: u64::from(n % 3) + 1, times: u64::from(n % 4), permille: 700, ..Rule::once(on, act) }
+    };
+    vec![rule(seed), rule(seed.rotate_left(3))]
 }
 
 /// Mostly a card: without one little happens.

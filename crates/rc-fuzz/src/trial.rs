@@ -23,8 +23,8 @@ use crate::ops::SETUP_BYTES;
 
 /// Most events of one operation: twice (a life may end in it) the budgets of all kinds.
 const MOST_EVENTS: usize = 2 * (5 * 64 + 256 + 2 * 4096);
-/// Most effects of one operation: vectors of a function, for each of its commands in the longest pause.
-const MOST_EFFECTS: usize = 512;
+/// Most effects of one operation: vectors of a function, for each of its commands in the longest pause, and two storms.
+const MOST_EFFECTS: usize = 512 + 2 * 3000;
 
 /// How far a trial got: what an operation can only do to a machine in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,6 +118,8 @@ impl Trial {
         self.follow_setup(op);
         let seen = apply(&mut self.machine, op);
         self.count(op, &seen);
+        // A card may have vanished by itself.
+        self.setup.slot = self.machine.rc.slot();
         if seen.events.len() > MOST_EVENTS || seen.effects.len() > MOST_EFFECTS {
             return Err(format!("{} events, {} effects", seen.events.len(), seen.effects.len()));
         }
@@ -214,6 +216,12 @@ impl Trial {
             let mut s = state(m);
             s["observer"]["life"] = Value::Null;
             s["lost_completions"] = Value::Null;
+            // Nor is how far a misbehaviour has got.
+            if let Some(layer) =
+                s.pointer_mut("/endpoint/functions/0/data/acted").is_some().then(|| &mut s["endpoint"])
+            {
+                layer["functions"] = Value::Null;
+            }
             s
         };
         same("a new machine after power-on", &state(&self.machine), &state(&new))
@@ -269,7 +277,8 @@ impl Trial {
         if self.setup.soc.msi_lines == 1 {
             groups = u64::from(groups != 0);
         }
-        let downstream = if get("rp.dllla") == 1 { get("ep.intx") } else { 0 };
+        let card = get("ep.intx") | get("stuck-intx");
+        let downstream = if get("rp.dllla") == 1 { card } else { 0 };
         let intx = (get("rp.intx") | downstream) & 0xf;
         groups
             | match self.setup.soc.wrapper.kind {
@@ -292,8 +301,14 @@ impl Trial {
         }
         self.tally.resets_compared += 1;
         let new = self.new_one();
-        same("a new endpoint", &state(&self.machine)["endpoint"], &state(&new)["endpoint"])
+        same("a new endpoint", &card(&state(&self.machine)), &card(&state(&new)))
     }
+}
+
+/// The card's own state, without that of a layer in front of it.
+fn card(state: &Value) -> Value {
+    let card = &state["endpoint"];
+    card.pointer("/cards/0").unwrap_or(card).clone()
 }
 
 fn state(m: &Machine) -> Value {
