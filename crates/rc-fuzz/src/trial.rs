@@ -217,10 +217,8 @@ impl Trial {
             s["observer"]["life"] = Value::Null;
             s["lost_completions"] = Value::Null;
             // Nor is how far a misbehaviour has got.
-            if let Some(layer) =
-                s.pointer_mut("/endpoint/functions/0/data/acted").is_some().then(|| &mut s["endpoint"])
-            {
-                layer["functions"] = Value::Null;
+            if s.pointer("/endpoint/functions/0/data/acted").is_some() {
+                s["endpoint"]["functions"] = Value::Null;
             }
             s
         };

@@ -3,6 +3,7 @@
 use block::ResetKind;
 use block::Width;
 use endpoints::EndpointTest;
+use pcie::misbehave::Misbehaving;
 use pcie::Device;
 use rc_fuzz::machine::Machine;
 use rc_fuzz::machine::MS;
@@ -542,7 +543,10 @@ fn samples_name_every_item_of_the_documented_table() {
     let samples: Vec<_> = ["sm8250", "rk3568"]
         .iter()
         .filter_map(|name| soc::find(name))
-        .map(|soc| Machine::with(Config::new(soc, Some(Device::single(EndpointTest::default()).boxed()))))
+        .map(|soc| {
+            let card = Device::single(EndpointTest::default()).boxed();
+            Machine::with(Config::new(soc, Some(Box::new(Misbehaving::new(card, Vec::new(), 1)))))
+        })
         .map(|mut m| m.sample(SamplePoint::Now))
         .collect();
     let mut rows = 0;
