@@ -365,6 +365,8 @@ impl<E> Upstream<E> for Layer<'_, E> {
 
     fn message(&mut self, cx: &mut Cx<'_, E>, from: Sender, vector: u32, m: Message) -> Completion {
         self.state.message = Some((from.rid, m.addr, m.data));
+        // An MSI is a memory write: of a card that does no other it is where it has written.
+        self.state.dma.get_or_insert((from.rid, m.addr));
         let mut fate = Fate::Pass;
         for (n, rule) in self.rules.iter().enumerate() {
             let other_vector = matches!(rule.act, Act::LoseVector(v) if v != vector);

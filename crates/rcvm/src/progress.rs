@@ -63,7 +63,7 @@ impl Progress {
                 c.leaked.len(),
                 match c.misbehaved {
                     0 => String::new(),
-                    n => format!(", {n} misbehaviours of cards"),
+                    n => format!(", cards misbehaved {n}×"),
                 },
                 ms as f64 / 1000.0
             ),
