@@ -107,6 +107,13 @@ pub enum Op {
         /// Give up after this many milliseconds of guest time.
         timeout_ms: u64,
     },
+    /// Wait until each of these cards is there, bound to its driver, and has its class device.
+    WaitCards {
+        /// Which.
+        cards: Vec<CardAt>,
+        /// Give up after this many milliseconds of guest time.
+        timeout_ms: u64,
+    },
     /// Through pci_endpoint_test: SET_IRQTYPE `kind`, then raise vectors 1..=`vectors` (INTx: once) one by one, as far as
     /// the driver has got them.
     /// Takes an [`IrqSnapshot`] after SET_IRQTYPE and reads handler counts before and after.
@@ -167,6 +174,8 @@ pub enum Value {
     Loaded(Vec<Symbol>),
     /// Of [`Op::WaitEndpoint`].
     Endpoint(Endpoint),
+    /// Of [`Op::WaitCards`], in the order of the request.
+    Cards(Vec<FoundCard>),
     /// Of [`Op::ExerciseIrqs`].
     Exercised(Exercised),
     /// Of [`Op::SnapshotIrqs`].
@@ -215,6 +224,28 @@ pub struct Endpoint {
     pub irq: u32,
     /// All PCI devices present: address, `vendor:device`, driver or empty.
     pub devices: Vec<(String, String, String)>,
+}
+
+/// A function of a card, by the slot that the card is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardAt {
+    /// Slots on the way: empty is the root port's own, `[1]` slot 1 of the switch in it.
+    pub slot: Vec<u8>,
+    /// Function.
+    pub function: u8,
+    /// PCI driver that has to be bound, e.g. `nvme`.
+    pub driver: String,
+    /// Class whose device has to be there, e.g. `block`; empty: none.
+    pub class: String,
+}
+
+/// Where the guest has a card.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundCard {
+    /// e.g. `0000:01:00.0`.
+    pub address: String,
+    /// Class devices of it and of what its drivers made: class and name, e.g. `block` and `nvme0n1`.
+    pub nodes: Vec<(String, String)>,
 }
 
 /// What raising interrupts showed.

@@ -1,6 +1,7 @@
 //! The operations of the protocol, one module per kind. All paths go through [`Root`], so that tests can give them a
 //! directory tree of their own.
 
+mod card;
 mod endpoint;
 mod irqs;
 mod link;
@@ -68,6 +69,7 @@ pub fn perform(root: &Root, op: &Op) -> Result<Value, OpError> {
         Op::WaitDevice { address, driver, timeout_ms } => {
             endpoint::wait_device(root, address, driver, *timeout_ms)
         }
+        Op::WaitCards { cards, timeout_ms } => card::wait(root, cards, *timeout_ms),
         Op::ExerciseIrqs { kind, vectors, shun } => endpoint::exercise(root, *kind, *vectors, shun),
         Op::SnapshotIrqs { details } => {
             Ok(Value::Irqs(irqs::snapshot(root, &irqs::Look { details: *details, shun: &[] })))
