@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod endpoint_test;
+pub mod virtio;
 
 pub use disk::Disk;
 pub use disk::MemDisk;
