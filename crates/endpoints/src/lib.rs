@@ -11,3 +11,4 @@ pub mod virtio;
 pub use disk::Disk;
 pub use disk::MemDisk;
 pub use endpoint_test::EndpointTest;
+pub use virtio::VirtioPci;
