@@ -6,7 +6,9 @@
 
 pub mod disk;
 pub mod endpoint_test;
+pub mod virtio;
 
 pub use disk::Disk;
 pub use disk::MemDisk;
 pub use endpoint_test::EndpointTest;
+pub use virtio::VirtioPci;
