@@ -6,7 +6,10 @@
 
 pub mod disk;
 pub mod endpoint_test;
+pub mod nvme;
 
 pub use disk::Disk;
 pub use disk::MemDisk;
 pub use endpoint_test::EndpointTest;
+pub use nvme::Nvme;
+pub use nvme::NvmeSpec;
