@@ -113,10 +113,8 @@ impl Nvme {
         let (id, cq) = (c.cdw10 as u16, (c.cdw11 >> 16) as u16);
         let exists = self.core.queues.io_sq_slot(id).map(|q| q.is_some());
         let size = self.new_queue(c, exists, cc::IOSQES_SHIFT, 6)?;
-        match self.core.queues.io_cq_slot(cq) {
-            None => return Err(Status::QUEUE_ID),
-            Some(None) => return Err(Status::CQ_INVALID),
-            Some(Some(_)) => {}
+        if self.core.queues.io_cq_slot(cq).is_none_or(|q| q.is_none()) {
+            return Err(Status::CQ_INVALID);
         }
         if let Some(slot) = self.core.queues.io_sq_slot(id) {
             *slot = Some(SubmissionQueue::new(c.prp1, size, cq));

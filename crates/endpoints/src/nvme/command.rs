@@ -12,7 +12,7 @@ pub const NSID: u32 = 1;
 /// All namespaces.
 pub const NSID_ALL: u32 = u32::MAX;
 
-/// Admin opcodes (NVMe 1.4 §5, Figure 139).
+/// Admin opcodes (NVMe 1.4 §5).
 pub mod admin {
     /// Delete I/O Submission Queue.
     pub const DELETE_SQ: u8 = 0x00;
@@ -36,7 +36,7 @@ pub mod admin {
     pub const ASYNC_EVENT: u8 = 0x0c;
 }
 
-/// NVM command set opcodes (NVMe 1.4 §6, Figure 347).
+/// NVM command set opcodes (NVMe 1.4 §6).
 pub mod nvm {
     /// Flush.
     pub const FLUSH: u8 = 0x00;

@@ -49,7 +49,9 @@ struct Error {
     nsid: u32,
 }
 
-/// Counters and errors. They outlive controller resets, not the resets of the function.
+/// Counters and errors. They outlive controller resets.
+///
+/// DEVIATION: those of a real controller are kept on its medium. Here a reset of the function forgets them, as it does all else.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// Newest first.

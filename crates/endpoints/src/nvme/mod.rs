@@ -65,7 +65,7 @@ use regs::off;
 pub const VENDOR: u16 = 0x1b36;
 /// Device ID.
 ///
-/// DEVIATION: a number that no device has. Linux knows the controller by its class; 1b36:0010, QEMU's, would get
+/// DEVIATION: a number that no known device has. Linux finds the controller by its class; 1b36:0010, QEMU's, would get
 /// NVME_QUIRK_BOGUS_NID (Linux v6.12 drivers/nvme/host/pci.c, nvme_id_table), and its namespace identifiers would be ignored.
 pub const DEVICE: u16 = 0x00f0;
 /// Mass storage, NVM, NVM Express I/O controller.
