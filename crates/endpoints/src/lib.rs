@@ -6,9 +6,12 @@
 
 pub mod disk;
 pub mod endpoint_test;
+pub mod nvme;
 pub mod virtio;
 
 pub use disk::Disk;
 pub use disk::MemDisk;
 pub use endpoint_test::EndpointTest;
+pub use nvme::Nvme;
+pub use nvme::NvmeSpec;
 pub use virtio::VirtioPci;

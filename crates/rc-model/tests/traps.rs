@@ -3,7 +3,12 @@
 use block::ResetKind;
 use block::Width;
 use endpoints::EndpointTest;
+use endpoints::MemDisk;
+use endpoints::Nvme;
+use endpoints::NvmeSpec;
+use endpoints::VirtioPci;
 use pcie::misbehave::Misbehaving;
+use pcie::Card;
 use pcie::Device;
 use rc_fuzz::machine::Machine;
 use rc_fuzz::machine::MS;
@@ -540,15 +545,17 @@ fn only_a_strict_machine_aborts_and_only_where_a_block_stands_still() {
 #[test]
 fn samples_name_every_item_of_the_documented_table() {
     let table = include_str!("../src/sample.rs");
-    let samples: Vec<_> = ["sm8250", "rk3568"]
-        .iter()
-        .filter_map(|name| soc::find(name))
-        .map(|soc| {
-            let card = Device::single(EndpointTest::default()).boxed();
-            Machine::with(Config::new(soc, Some(Box::new(Misbehaving::new(card, Vec::new(), 1)))))
-        })
-        .map(|mut m| m.sample(SamplePoint::Now))
-        .collect();
+    let test: Box<dyn Card<Event>> = Device::single(EndpointTest::default()).boxed();
+    let nvme = Nvme::new(NvmeSpec::new(Box::new(MemDisk::new(1 << 20)), "a"));
+    let rng = VirtioPci::new(endpoints::virtio::Rng::new(1));
+    let samples: Vec<_> = [
+        (&soc::SM8250, Box::new(Misbehaving::new(test, Vec::new(), 1)) as Box<dyn Card<Event>>),
+        (&soc::SM8250, Device::single(nvme).boxed()),
+        (soc::find("rk3568").unwrap(), Device::single(rng).boxed()),
+    ]
+    .into_iter()
+    .map(|(soc, card)| Machine::with(Config::new(soc, Some(card))).sample(SamplePoint::Now))
+    .collect();
     let mut rows = 0;
     for row in table.lines().filter(|l| l.starts_with("/// | `")) {
         let items = row.split('|').nth(1).unwrap_or_default();
