@@ -8,6 +8,7 @@
 
 mod card;
 pub mod config;
+mod errors;
 pub mod frame;
 mod function;
 mod msi;
