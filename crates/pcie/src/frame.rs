@@ -285,7 +285,7 @@ impl Frame {
             && self.irq_mode() == IrqMode::Intx
             && self.in_d0();
         if on {
-            1 << (self.pin - 1 & 3)
+            1 << ((self.pin - 1) & 3)
         } else {
             0
         }

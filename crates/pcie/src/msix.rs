@@ -55,7 +55,7 @@ impl MsixTable {
         StateError::unless_length("msi-x table", vectors, saved.entries.len())?;
         StateError::unless_length("msi-x pending bits", self.pending.len(), saved.pending.len())?;
         let last = saved.pending.last().copied().unwrap_or(0);
-        let beyond = vectors % 64 != 0 && last >> (vectors % 64) != 0;
+        let beyond = !vectors.is_multiple_of(64) && last >> (vectors % 64) != 0;
         if beyond || saved.entries.iter().any(|e| e.addr_lo & 3 != 0 || e.control & !MASKED != 0) {
             return Err(StateError::Impossible { what: "msi-x table" });
         }
