@@ -14,14 +14,12 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::config::regs as cfg;
-use crate::config::regs::aer;
-use crate::config::regs::exp;
 use crate::config::Bar;
 use crate::config::Ids;
+use crate::errors;
 use crate::Bdf;
 use crate::Completion;
 use crate::ConfigSpace;
-use crate::ErrorMessage;
 use crate::Message;
 use crate::Msi;
 use crate::MsixTable;
@@ -349,29 +347,7 @@ impl Frame {
         up: &mut dyn Upstream<E>,
         posted: bool,
     ) -> Completion {
-        let word = |off| self.config.word(AER_AT + off);
-        let (uncor, uncor_mask) = (word(aer::UNCOR_STATUS), word(aer::UNCOR_MASK));
-        let fatal = word(aer::UNCOR_SEVERITY) & aer::UNSUPPORTED_REQUEST != 0;
-        let (cor, cor_mask) = (word(aer::COR_STATUS), word(aer::COR_MASK));
-        // The requester of a non-posted request learns of it by the completion; to the completer it is advisory.
-        let advisory = !posted && !fatal;
-        let (message, detected, enable) = match (fatal, advisory) {
-            (true, _) => (ErrorMessage::Fatal, exp::DEVSTA_FED, exp::DEVCTL_FERE),
-            (_, true) => (ErrorMessage::Correctable, exp::DEVSTA_CED, exp::DEVCTL_CERE),
-            _ => (ErrorMessage::NonFatal, exp::DEVSTA_NFED, exp::DEVCTL_NFERE),
-        };
-        let mut masked = uncor_mask & aer::UNSUPPORTED_REQUEST != 0;
-        self.config.set_word(AER_AT + aer::UNCOR_STATUS, uncor | aer::UNSUPPORTED_REQUEST);
-        if advisory {
-            masked |= cor_mask & aer::ADVISORY_NON_FATAL != 0;
-            self.config.set_word(AER_AT + aer::COR_STATUS, cor | aer::ADVISORY_NON_FATAL);
-        }
-        let seen = exp::DEVSTA_URD | detected;
-        self.config.update_half(EXP_AT + exp::DEVSTA, seen, seen);
-        let devctl = self.config.half(EXP_AT + exp::DEVCTL);
-        let serr = !advisory && self.config.command() & cfg::COMMAND_SERR != 0;
-        let reports = devctl & exp::DEVCTL_URRE != 0 && devctl & enable != 0;
-        if !masked && (reports || serr) {
+        if let Some(message) = errors::unsupported(&mut self.config, EXP_AT, AER_AT, posted) {
             up.error(cx, self.bdf, message);
         }
         Completion::UnsupportedRequest

@@ -1,18 +1,20 @@
 //! PCI Express building blocks: who sends what to whom, and what a function looks like.
 //!
 //! *Modelled*: requester IDs, memory and configuration requests with typed completions, configuration
-//! space with masks and capabilities, BARs, MSI, MSI-X, INTx level, type-1 bridges.
+//! space with masks and capabilities, BARs, MSI, MSI-X, INTx level, type-1 bridges, switches with hot-plug slots.
 //! *Not modelled*: flow control, ordering between virtual channels, data link retransmission.
 //! *Sources*: PCI Express Base Specification; spec/dwc-qcom-registers.md §2.8, §5.
 #![forbid(unsafe_code)]
 
 mod card;
 pub mod config;
+mod errors;
 pub mod frame;
 mod function;
 pub mod misbehave;
 mod msi;
 mod msix;
+pub mod switch;
 mod tlp;
 
 pub use card::Card;
@@ -36,6 +38,8 @@ pub use function::Upstream;
 pub use msi::Message;
 pub use msi::Msi;
 pub use msix::MsixTable;
+pub use switch::Switch;
+pub use switch::SwitchSpec;
 pub use tlp::Bdf;
 pub use tlp::Completion;
 pub use tlp::ErrorMessage;

@@ -51,6 +51,18 @@ fn bars_size_and_decode() {
 }
 
 #[test]
+fn a_slot_is_said_in_flags_and_has_its_registers() {
+    let mut c = ConfigSpace::type1(&Ids::default());
+    c.add_exp(0x70, 6, 0x0010_0013);
+    c.add_slot(0x70, 0x0008_0060);
+    assert_eq!((c.half(0x72), c.word(0x7c), c.word(0x84)), (0x162, 0x0010_0013, 0x0008_0060));
+    let last = regs::EXP_SLOT.last().map(|r| r.name);
+    assert_eq!(last, Some("EXP_SLTSTA"), "no register of a root");
+    c.write(0x8c, Width::B4, 0xffff, false);
+    assert_eq!(c.word(0x8c), 0);
+}
+
+#[test]
 fn ids_and_pointers_change_only_under_ro_wr_en() {
     let mut c = bridge();
     c.write(0x34, Width::B1, 0x40, false);
@@ -95,6 +107,7 @@ fn all_registers_keep_their_masks() {
         regs::MSIX,
         regs::EXP,
         regs::EXP_ROOT,
+        regs::EXP_SLOT,
         regs::AER,
         regs::AER_ROOT,
         regs::LTR,

@@ -148,6 +148,12 @@ impl ConfigSpace {
         self.add_cap(at, id::MSI, &[regs::MSI]);
     }
 
+    /// MSI capability: 64-bit, one message, maskable.
+    pub fn add_msi_single(&mut self, at: u32) {
+        self.add_msi(at);
+        self.set_reset16(at + 2, 0x0180);
+    }
+
     /// MSI-X capability: `entries` vectors, table and PBA at these offsets of BAR `bar`.
     pub fn add_msix(&mut self, at: u32, entries: u16, bar: u8, table_off: u32, pba_off: u32) {
         self.add_cap(at, id::MSIX, &[regs::MSIX]);
@@ -162,6 +168,14 @@ impl ConfigSpace {
         self.add_cap(at, id::EXP, if root { &[regs::EXP, regs::EXP_ROOT] } else { &[regs::EXP] });
         self.set_reset16(at + regs::exp::FLAGS, 2 | u16::from(port_type) << 4);
         self.regs.set_reset(at + regs::exp::LNKCAP, lnkcap);
+    }
+
+    /// A slot below the port whose PCI Express capability is at `at`; `sltcap` as in the register.
+    pub fn add_slot(&mut self, at: u32, sltcap: u32) {
+        let flags = self.half(at + regs::exp::FLAGS);
+        self.regs.add(at, regs::EXP_SLOT);
+        self.set_reset16(at + regs::exp::FLAGS, flags | 1 << 8);
+        self.regs.set_reset(at + regs::exp::SLTCAP, sltcap);
     }
 
     /// AER extended capability.

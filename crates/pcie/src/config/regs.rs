@@ -293,6 +293,52 @@ pub mod exp {
     pub const DEVSTA_URD: u16 = 1 << 3;
     /// RTCTL: configuration request retry status is visible to software.
     pub const RTCTL_RRS_SVE: u16 = 1 << 4;
+    /// SLTCAP: attention button.
+    pub const SLTCAP_ABP: u32 = 1 << 0;
+    /// SLTCAP: power controller.
+    pub const SLTCAP_PCP: u32 = 1 << 1;
+    /// SLTCAP: attention indicator.
+    pub const SLTCAP_AIP: u32 = 1 << 3;
+    /// SLTCAP: power indicator.
+    pub const SLTCAP_PIP: u32 = 1 << 4;
+    /// SLTCAP: cards may go without notice.
+    pub const SLTCAP_HPS: u32 = 1 << 5;
+    /// SLTCAP: hot-plug.
+    pub const SLTCAP_HPC: u32 = 1 << 6;
+    /// SLTCAP: no notice of completed commands.
+    pub const SLTCAP_NCCS: u32 = 1 << 18;
+    /// SLTCAP: where the physical slot number begins.
+    pub const SLTCAP_PSN_SHIFT: u32 = 19;
+    /// SLTCTL: attention button enable. Enables of the low five events are at the bits of their status.
+    pub const SLTCTL_ABPE: u16 = 1 << 0;
+    /// SLTCTL: presence changed enable.
+    pub const SLTCTL_PDCE: u16 = 1 << 3;
+    /// SLTCTL: command completed enable.
+    pub const SLTCTL_CCIE: u16 = 1 << 4;
+    /// SLTCTL: hot-plug interrupt enable.
+    pub const SLTCTL_HPIE: u16 = 1 << 5;
+    /// SLTCTL: attention indicator.
+    pub const SLTCTL_AIC: u16 = 3 << 6;
+    /// SLTCTL: power indicator.
+    pub const SLTCTL_PIC: u16 = 3 << 8;
+    /// SLTCTL: power controller; 1 is off.
+    pub const SLTCTL_PCC: u16 = 1 << 10;
+    /// SLTCTL: data link layer state changed enable.
+    pub const SLTCTL_DLLSCE: u16 = 1 << 12;
+    /// SLTSTA: attention button pressed.
+    pub const SLTSTA_ABP: u16 = 1 << 0;
+    /// SLTSTA: presence changed.
+    pub const SLTSTA_PDC: u16 = 1 << 3;
+    /// SLTSTA: command completed.
+    pub const SLTSTA_CC: u16 = 1 << 4;
+    /// SLTSTA: presence.
+    pub const SLTSTA_PDS: u16 = 1 << 6;
+    /// SLTSTA: data link layer state changed.
+    pub const SLTSTA_DLLSC: u16 = 1 << 8;
+    /// LNKCTL: bandwidth management interrupt enable.
+    pub const LNKCTL_LBMIE: u16 = 1 << 10;
+    /// LNKCTL: autonomous bandwidth interrupt enable.
+    pub const LNKCTL_LABIE: u16 = 1 << 11;
     /// LNKCTL: link disable.
     pub const LNKCTL_LD: u16 = 1 << 4;
     /// LNKCTL: retrain link (reads 0).
@@ -457,6 +503,9 @@ pub const EXP_ROOT: &[Reg] = &[
         .fields(&[Field::bit("PENDING", 17), Field::bit("PME", 16), Field::bits("REQUESTER", 15, 0)])
         .w1c(0x0001_0000),
 ];
+
+/// PCI Express rows of a switch's downstream port with a slot: those of a root port that are about the link and the slot.
+pub const EXP_SLOT: &[Reg] = EXP_ROOT.split_at(5).0;
 
 /// Advanced error reporting, from +4.
 pub const AER: &[Reg] = &[

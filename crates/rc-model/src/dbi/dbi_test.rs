@@ -137,7 +137,7 @@ fn bandwidth_notification_asserts_inta_until_cleared_masked_or_moved_to_msi() {
     let mut d = Dbi::new(&SM8250, true);
     d.retrained();
     assert_eq!(d.intx(), 0, "not enabled");
-    put(&mut d, LNKCTL, Width::B2, u64::from(LNKCTL_LBMIE));
+    put(&mut d, LNKCTL, Width::B2, u64::from(exp::LNKCTL_LBMIE));
     assert_eq!(d.intx(), 1, "enabling with a latched status raises it");
     assert_ne!(get(&d, 0x06, Width::B2) as u16 & pci::STATUS_INTERRUPT, 0);
     put(&mut d, 0x04, Width::B2, u64::from(pci::COMMAND_INTX_DISABLE));
@@ -163,7 +163,7 @@ fn pme_aer_and_slot_events_share_the_pin() {
     };
     let slot = |d: &mut Dbi| {
         d.show_link(UP, EP);
-        put(d, SLTCTL, Width::B2, u64::from(SLTCTL_HPIE | SLTCTL_DLLSCE));
+        put(d, SLTCTL, Width::B2, u64::from(exp::SLTCTL_HPIE | exp::SLTCTL_DLLSCE));
     };
     let events: [fn(&mut Dbi); 3] = [pme, aer, slot];
     for event in events {
@@ -177,23 +177,23 @@ fn pme_aer_and_slot_events_share_the_pin() {
 fn command_completed_follows_a_slot_command_unless_nccs() {
     let mut d = Dbi::new(&SM8250, true);
     put(&mut d, SLTCTL, Width::B2, 0);
-    assert_ne!(get(&d, SLTSTA, Width::B2) as u16 & SLTSTA_CC, 0);
-    put(&mut d, SLTSTA, Width::B2, u64::from(SLTSTA_CC));
+    assert_ne!(get(&d, SLTSTA, Width::B2) as u16 & exp::SLTSTA_CC, 0);
+    put(&mut d, SLTSTA, Width::B2, u64::from(exp::SLTSTA_CC));
     unlocked(&mut d, |d| {
-        let v = get(d, SLTCAP, Width::B4) | u64::from(SLTCAP_NCCS);
+        let v = get(d, SLTCAP, Width::B4) | u64::from(exp::SLTCAP_NCCS);
         put(d, SLTCAP, Width::B4, v);
     });
     put(&mut d, SLTCTL, Width::B2, 0);
-    assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & SLTSTA_CC, 0);
+    assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & exp::SLTSTA_CC, 0);
 }
 
 #[test]
 fn presence_follows_the_card_through_a_reset() {
     let mut d = Dbi::new(&SM8250, false);
-    assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & SLTSTA_PDS, 0);
+    assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & exp::SLTSTA_PDS, 0);
     d.reset(ResetKind::Core, false);
-    assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & SLTSTA_PDS, 0);
-    assert_ne!(get(&Dbi::new(&SM8250, true), SLTSTA, Width::B2) as u16 & SLTSTA_PDS, 0);
+    assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & exp::SLTSTA_PDS, 0);
+    assert_ne!(get(&Dbi::new(&SM8250, true), SLTSTA, Width::B2) as u16 & exp::SLTSTA_PDS, 0);
 }
 
 #[test]
@@ -391,13 +391,13 @@ fn a_second_pme_waits_for_the_first() {
 fn presence_changes_and_autonomous_rate_changes_assert_inta_where_enabled() {
     let mut d = Dbi::new(&SM8250, true);
     d.card_changed(false);
-    assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & (SLTSTA_PDC | SLTSTA_PDS), SLTSTA_PDC);
-    put(&mut d, SLTCTL, Width::B2, u64::from(SLTCTL_HPIE | SLTCTL_PDCE));
+    assert_eq!(get(&d, SLTSTA, Width::B2) as u16 & (exp::SLTSTA_PDC | exp::SLTSTA_PDS), exp::SLTSTA_PDC);
+    put(&mut d, SLTCTL, Width::B2, u64::from(exp::SLTCTL_HPIE | exp::SLTCTL_PDCE));
     assert_eq!(d.intx(), 1);
-    put(&mut d, SLTSTA, Width::B2, u64::from(SLTSTA_PDC));
+    put(&mut d, SLTSTA, Width::B2, u64::from(exp::SLTSTA_PDC));
     assert_eq!(d.intx(), 0);
     d.rate_changed();
-    put(&mut d, LNKCTL, Width::B2, u64::from(LNKCTL_LABIE));
+    put(&mut d, LNKCTL, Width::B2, u64::from(exp::LNKCTL_LABIE));
     assert_eq!(d.intx(), 1);
 }
 

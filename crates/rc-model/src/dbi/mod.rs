@@ -57,17 +57,6 @@ const MSI_FLAGS: u32 = regs::MSI + 2;
 
 /// LNKSTA: current link speed and negotiated link width.
 const LNKSTA_SPEED_WIDTH: u16 = 0x03ff;
-const LNKCTL_LBMIE: u16 = 1 << 10;
-const LNKCTL_LABIE: u16 = 1 << 11;
-const SLTCTL_PDCE: u16 = 1 << 3;
-const SLTCTL_CCIE: u16 = 1 << 4;
-const SLTCTL_HPIE: u16 = 1 << 5;
-const SLTCTL_DLLSCE: u16 = 1 << 12;
-const SLTSTA_PDC: u16 = 1 << 3;
-const SLTSTA_CC: u16 = 1 << 4;
-const SLTSTA_PDS: u16 = 1 << 6;
-const SLTSTA_DLLSC: u16 = 1 << 8;
-const SLTCAP_NCCS: u32 = 1 << 18;
 const RTSTA_PME: u32 = 1 << 16;
 const RTSTA_PENDING: u32 = 1 << 17;
 /// LNKCAP: surprise down errors are reported.
@@ -174,13 +163,13 @@ impl Dbi {
     }
 
     fn show_card(&mut self, present: bool) {
-        self.config.update_half(SLTSTA, SLTSTA_PDS, if present { SLTSTA_PDS } else { 0 });
+        self.config.update_half(SLTSTA, exp::SLTSTA_PDS, if present { exp::SLTSTA_PDS } else { 0 });
     }
 
     /// A card came or went: latch that presence changed (PCIe §7.5.3.11).
     pub fn card_changed(&mut self, present: bool) {
         self.show_card(present);
-        self.config.update_half(SLTSTA, SLTSTA_PDC, SLTSTA_PDC);
+        self.config.update_half(SLTSTA, exp::SLTSTA_PDC, exp::SLTSTA_PDC);
         self.refresh();
     }
 
@@ -250,8 +239,8 @@ impl Dbi {
         let old = self.config.word(at);
         self.config.write(at as u16, w, v, self.ro_wr_en());
         self.act(link, at, old, ((v & w.ones()) << ((at & 3) * 8)) as u32);
-        if at & !1 == SLTCTL && self.config.word(SLTCAP) & SLTCAP_NCCS == 0 {
-            self.config.update_half(SLTSTA, SLTSTA_CC, SLTSTA_CC);
+        if at & !1 == SLTCTL && self.config.word(SLTCAP) & exp::SLTCAP_NCCS == 0 {
+            self.config.update_half(SLTSTA, exp::SLTSTA_CC, exp::SLTSTA_CC);
         }
         self.refresh();
         // RL is in the low byte of LNKCTL, so any write that carries it starts at LNKCTL.
@@ -484,7 +473,7 @@ impl Dbi {
             counters.link_changed(link.now, link.up && !link.training);
         }
         if was_up != link.up {
-            self.config.update_half(SLTSTA, SLTSTA_DLLSC, SLTSTA_DLLSC);
+            self.config.update_half(SLTSTA, exp::SLTSTA_DLLSC, exp::SLTSTA_DLLSC);
         }
         if link.up && !link.training {
             self.port.update(regs::LINK_WIDTH_SPEED_CONTROL, regs::SPEED_CHANGE, 0);
@@ -595,13 +584,13 @@ impl Dbi {
         let errors = (root_status & 1) | (root_status >> 4 & 0b110);
         let aer = errors & self.aer_root_command() != 0;
         let (ctl, sta) = (self.lnkctl(), self.config.half(LNKSTA));
-        let bandwidth = (ctl & LNKCTL_LBMIE != 0 && sta & exp::LNKSTA_LBMS != 0)
-            || (ctl & LNKCTL_LABIE != 0 && sta & exp::LNKSTA_LABS != 0);
+        let bandwidth = (ctl & exp::LNKCTL_LBMIE != 0 && sta & exp::LNKSTA_LBMS != 0)
+            || (ctl & exp::LNKCTL_LABIE != 0 && sta & exp::LNKSTA_LABS != 0);
         let (ctl, sta) = (self.sltctl(), self.config.half(SLTSTA));
-        let slot = ctl & SLTCTL_HPIE != 0
-            && ((ctl & SLTCTL_CCIE != 0 && sta & SLTSTA_CC != 0)
-                || (ctl & SLTCTL_PDCE != 0 && sta & SLTSTA_PDC != 0)
-                || (ctl & SLTCTL_DLLSCE != 0 && sta & SLTSTA_DLLSC != 0));
+        let slot = ctl & exp::SLTCTL_HPIE != 0
+            && ((ctl & exp::SLTCTL_CCIE != 0 && sta & exp::SLTSTA_CC != 0)
+                || (ctl & exp::SLTCTL_PDCE != 0 && sta & exp::SLTSTA_PDC != 0)
+                || (ctl & exp::SLTCTL_DLLSCE != 0 && sta & exp::SLTSTA_DLLSC != 0));
         let (ctl, sta) = (self.config.half(DPC_CTL), self.config.half(DPC_STATUS));
         let contained = ctl & pci::DPC_INT_ENABLE != 0 && sta & pci::DPC_INTERRUPT != 0;
         pme || aer || bandwidth || slot || contained
