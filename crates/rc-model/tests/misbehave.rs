@@ -230,3 +230,23 @@ fn a_restored_machine_misbehaves_as_the_saved_one_would_have() {
     let fewer = serde_json::from_str(&text).unwrap();
     assert!(RootComplex::restore(config(&rules[..1]), &fewer).is_err());
 }
+
+#[test]
+fn behind_a_switch_the_link_of_the_slot_fails_not_that_of_the_root_port() {
+    for (how, back) in [(LinkFailure::Flap, 1), (LinkFailure::Vanish, 0)] {
+        let card = Device::single(EndpointTest::default()).boxed();
+        let rules = vec![Rule::once(On::Phase("rmmod".into()), Act::Link(how))];
+        let slots: Vec<Option<Box<dyn pcie::Card<Event>>>> =
+            vec![Some(Box::new(Misbehaving::new(card, rules, 1))), None];
+        let switch = pcie::Switch::new(pcie::SwitchSpec::new(slots)).boxed();
+        let mut m = Machine::with(Config::new(&soc::SM8250, Some(switch)));
+        m.link_up();
+        let up = |m: &mut Machine| (m.dllla(), m.item("sw.port[0].dllla"));
+        assert_eq!(up(&mut m), (true, 1));
+        m.with_cx(|rc, cx| rc.announce(cx, "rmmod"));
+        assert_eq!(up(&mut m), (true, 0), "{how:?}");
+        m.sleep(100 * MS);
+        assert_eq!(up(&mut m), (true, back), "{how:?}");
+        assert_eq!(m.item("misbehaved/0"), 1);
+    }
+}

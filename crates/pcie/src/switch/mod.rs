@@ -29,6 +29,7 @@ use crate::CardState;
 use crate::Completion;
 use crate::ConfigRequest;
 use crate::ErrorMessage;
+use crate::LinkFailure;
 use crate::Outcome;
 use crate::SlotEvent;
 use crate::Upstream;
@@ -136,6 +137,10 @@ impl<E> Upstream<E> for Below<'_, '_, E> {
         self.bus.mem_read(cx, rid, bme && self.port.bridge().masters(), addr, buf)
     }
 
+    fn fail_link(&mut self, _: &mut Cx<'_, E>, how: LinkFailure) {
+        self.port.fail(how);
+    }
+
     fn error(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, error: ErrorMessage) {
         if self.port.passes() && self.port.bridge_mut().forwards_error(error) {
             self.bus.error(cx, rid, error);
@@ -156,6 +161,13 @@ impl<E> Slot<E> {
         }
     }
 
+    /// The card has had its turn: it may have made its link fail.
+    fn follow(&mut self, cx: &mut Cx<'_, E>, bus: &mut Internal<'_, E>) {
+        if self.port.failed() {
+            self.settle(cx, bus);
+        }
+    }
+
     /// The switch resets the port.
     fn reset(&mut self, cx: &mut Cx<'_, E>, kind: ResetKind, held: bool) {
         let kind = self.port.reset(cx.now, kind, held);
@@ -173,6 +185,7 @@ impl<E> Slot<E> {
                 card.tick(cx, &mut Below { port: &mut self.port, bus });
             }
         }
+        self.follow(cx, bus);
     }
 
     fn next_deadline(&self) -> Option<SimTime> {
@@ -318,10 +331,12 @@ impl<E> Card<E> for Switch<E> {
                 let Some((slot, mut bus)) = self.slot(up, n) else {
                     return Outcome::refused(Completion::UnsupportedRequest, r.w);
                 };
-                match slot.reach(&mut bus) {
+                let got = match slot.reach(&mut bus) {
                     Some((card, mut up)) => card.config_read(cx, &mut up, ConfigRequest { type1, ..r }),
                     None => Outcome::refused(Completion::UnsupportedRequest, r.w),
-                }
+                };
+                slot.follow(cx, &mut bus);
+                got
             }
             Target::Nobody => Outcome::refused(self.unsupported(cx, up, false), r.w),
         }
@@ -348,10 +363,12 @@ impl<E> Card<E> for Switch<E> {
             }
             Target::Below(n, type1) => {
                 let Some((slot, mut bus)) = self.slot(up, n) else { return Completion::UnsupportedRequest };
-                match slot.reach(&mut bus) {
+                let status = match slot.reach(&mut bus) {
                     Some((card, mut up)) => card.config_write(cx, &mut up, ConfigRequest { type1, ..r }, v),
                     None => Completion::UnsupportedRequest,
-                }
+                };
+                slot.follow(cx, &mut bus);
+                status
             }
             Target::Nobody => self.unsupported(cx, up, false),
         }
@@ -361,14 +378,15 @@ impl<E> Card<E> for Switch<E> {
         let Some(n) = self.window(addr) else {
             return Outcome::refused(self.unsupported(cx, up, false), w);
         };
-        let slot = self.slot(up, n);
-        match slot {
-            Some((slot, mut bus)) => match slot.reach(&mut bus) {
-                Some((card, mut up)) => card.mem_read(cx, &mut up, addr, w),
-                None => Outcome::refused(Completion::UnsupportedRequest, w),
-            },
+        let Some((slot, mut bus)) = self.slot(up, n) else {
+            return Outcome::refused(Completion::UnsupportedRequest, w);
+        };
+        let got = match slot.reach(&mut bus) {
+            Some((card, mut up)) => card.mem_read(cx, &mut up, addr, w),
             None => Outcome::refused(Completion::UnsupportedRequest, w),
-        }
+        };
+        slot.follow(cx, &mut bus);
+        got
     }
 
     fn mem_write(
@@ -381,10 +399,12 @@ impl<E> Card<E> for Switch<E> {
     ) -> Completion {
         let Some(n) = self.window(addr) else { return self.unsupported(cx, up, true) };
         let Some((slot, mut bus)) = self.slot(up, n) else { return Completion::UnsupportedRequest };
-        match slot.reach(&mut bus) {
+        let status = match slot.reach(&mut bus) {
             Some((card, mut up)) => card.mem_write(cx, &mut up, addr, w, v),
             None => Completion::UnsupportedRequest,
-        }
+        };
+        slot.follow(cx, &mut bus);
+        status
     }
 
     fn intx(&self) -> u8 {
@@ -456,7 +476,9 @@ impl<E> Card<E> for Switch<E> {
         let Some((slot, mut bus)) = self.slot(up, usize::from(*n)) else { return false };
         if !rest.is_empty() {
             let Some(card) = slot.card.as_mut() else { return false };
-            return card.slot_event(cx, &mut Below { port: &mut slot.port, bus: &mut bus }, rest, e);
+            let done = card.slot_event(cx, &mut Below { port: &mut slot.port, bus: &mut bus }, rest, e);
+            slot.follow(cx, &mut bus);
+            return done;
         }
         match e {
             SlotEvent::Pull => slot.port.pull(),
@@ -466,6 +488,16 @@ impl<E> Card<E> for Switch<E> {
         }
         slot.settle(cx, &mut bus);
         true
+    }
+
+    fn announce(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, phase: &str) {
+        for n in 0..self.slots.len() {
+            let Some((slot, mut bus)) = self.slot(up, n) else { continue };
+            if let Some(card) = slot.card.as_mut() {
+                card.announce(cx, &mut Below { port: &mut slot.port, bus: &mut bus }, phase);
+            }
+            slot.follow(cx, &mut bus);
+        }
     }
 
     fn save(&self) -> CardState {

@@ -20,6 +20,7 @@ use crate::Bdf;
 use crate::ConfigSpace;
 use crate::ErrorMessage;
 use crate::FunctionState;
+use crate::LinkFailure;
 use crate::Message;
 use crate::Msi;
 
@@ -275,6 +276,8 @@ pub struct Downstream {
     /// The card has power.
     powered: bool,
     link: Link,
+    /// The card has made its link fail, or is gone: the port has to be settled.
+    failed: Option<LinkFailure>,
     /// Conditions that were true the last time: a message goes out when one becomes true.
     told: Told,
 }
@@ -313,6 +316,7 @@ impl Downstream {
             present,
             powered: present,
             link: Link::Down,
+            failed: None,
             told: Told::default(),
         };
         port.show_presence();
@@ -383,6 +387,16 @@ impl Downstream {
         self.set_present(false);
     }
 
+    /// The link fails by itself; [`Downstream::failed`] until the port is settled.
+    pub fn fail(&mut self, how: LinkFailure) {
+        self.failed = Some(how);
+    }
+
+    /// Whether the link has failed and nobody has settled the port since.
+    pub fn failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
     /// The card is put back; the caller settles the port.
     pub fn insert(&mut self) {
         self.set_present(true);
@@ -417,6 +431,11 @@ impl Downstream {
     #[must_use]
     pub fn settle(&mut self, now: SimTime, held: bool) -> Option<ResetKind> {
         let (was_powered, was_up) = (self.powered, self.link_up());
+        match self.failed.take() {
+            Some(LinkFailure::Vanish) => self.pull(),
+            Some(LinkFailure::Flap) if was_up => self.enter(Link::Down),
+            Some(LinkFailure::Flap) | None => {}
+        }
         self.powered = self.power_is_on();
         let reset = held || self.bridge.secondary_bus_reset();
         let disabled = self.half(LNKCTL) & exp::LNKCTL_LD != 0;
@@ -533,7 +552,7 @@ impl Downstream {
 
     /// The saved form.
     pub fn save(&self) -> FunctionState {
-        let Downstream { bridge, kind: _, train_ns: _, present, powered, link, told } = self;
+        let Downstream { bridge, kind: _, train_ns: _, present, powered, link, failed: _, told } = self;
         let state = DownstreamState {
             bridge: bridge.state(),
             present: *present,
