@@ -1,10 +1,20 @@
 //! From a topology to the model's cards.
 
 use anyhow::Result;
+use endpoints::virtio::Blk;
+use endpoints::virtio::Console;
+use endpoints::virtio::Net;
+use endpoints::virtio::Rng;
 use endpoints::EndpointTest;
+use endpoints::MemDisk;
+use endpoints::Nvme;
+use endpoints::NvmeSpec;
+use endpoints::VirtioPci;
 use pcie::misbehave::Misbehaving;
 use pcie::Device;
 use pcie::Function;
+use pcie::Switch;
+use pcie::SwitchSpec;
 use rc_model::Event;
 
 use super::Card;
@@ -21,21 +31,64 @@ impl Topology {
     }
 
     fn slot(&self, slot: &SlotPath, seed: u64) -> Result<Option<BoxedCard>> {
-        let functions = self.in_slot(slot).map(function).collect::<Result<Vec<_>>>()?;
-        if functions.is_empty() {
-            return Ok(None);
-        }
-        let card = Device::new(functions).boxed();
+        let switch = self.in_slot(slot).find(|c| c.kind == CardKind::Switch);
+        let card = match switch {
+            Some(switch) => self.switch(switch, seed)?,
+            None => {
+                let functions = self.in_slot(slot).enumerate().map(|(n, c)| function(c, n, seed));
+                let functions: Vec<_> = functions.collect();
+                if functions.is_empty() {
+                    return Ok(None);
+                }
+                Device::new(functions).boxed()
+            }
+        };
         let rules = self.misbehaviours.iter().filter(|m| m.slot == *slot).map(|m| m.rule());
         let rules = rules.collect::<Result<Vec<_>>>()?;
         Ok(Some(if rules.is_empty() { card } else { Box::new(Misbehaving::new(card, rules, seed)) }))
     }
+
+    fn switch(&self, card: &Card, seed: u64) -> Result<BoxedCard> {
+        let slots = (0..card.slots()).map(|n| self.slot(&card.slot.child(n), seed));
+        let spec = SwitchSpec {
+            attention_button: card.attention_button.unwrap_or(false),
+            power_control: card.power_control.unwrap_or(false),
+            ..SwitchSpec::new(slots.collect::<Result<_>>()?)
+        };
+        Ok(Switch::new(spec).boxed())
+    }
 }
 
-fn function(card: &Card) -> Result<Box<dyn Function<Event>>> {
-    Ok(match card.kind {
-        CardKind::EndpointTest => Box::new(EndpointTest::default()),
-    })
+/// Function `n` of a device.
+fn function(card: &Card, n: usize, seed: u64) -> Box<dyn Function<Event>> {
+    let latency_ns = card.latency_us.unwrap_or(0).saturating_mul(1000);
+    // Two of a kind are told apart by what they are called.
+    let serial = format!("rcvm-{}-{n}", card.slot);
+    let disk = || Box::new(MemDisk::new(card.disk_bytes() as usize));
+    match card.kind {
+        // A switch is no function: its slot has no other card.
+        CardKind::EndpointTest | CardKind::Switch => Box::new(EndpointTest::default()),
+        CardKind::Nvme => Box::new(Nvme::new(NvmeSpec {
+            io_queues: card.queues.unwrap_or(8),
+            block_bytes: card.block.unwrap_or(512),
+            latency_ns,
+            ..NvmeSpec::new(disk(), &serial)
+        })),
+        CardKind::VirtioRng => Box::new(VirtioPci::new(Rng::new(seed)).with_latency_ns(latency_ns)),
+        CardKind::VirtioBlk => {
+            let blk = Blk::new(disk(), card.queues.unwrap_or(1), &serial);
+            Box::new(VirtioPci::new(blk).with_latency_ns(latency_ns))
+        }
+        CardKind::VirtioConsole => Box::new(VirtioPci::new(Console::new()).with_latency_ns(latency_ns)),
+        CardKind::VirtioNet => Box::new(VirtioPci::new(Net::new(mac(card, n))).with_latency_ns(latency_ns)),
+    }
+}
+
+/// A locally administered address of its own for each slot and function.
+fn mac(card: &Card, n: usize) -> [u8; 6] {
+    let slot = card.slot.numbers().iter().fold(0u16, |v, n| (v << 4) | (u16::from(*n) + 1));
+    let [hi, lo] = slot.to_be_bytes();
+    [0x02, 0x72, 0x63, hi, lo, n as u8]
 }
 
 #[cfg(test)]
@@ -52,6 +105,31 @@ mod tests {
         let mut functions = Vec::new();
         card.sample("", &mut |item, _| functions.extend(item.strip_suffix(".command").map(str::to_owned)));
         assert_eq!(functions, ["ep", "ep:1"]);
+    }
+
+    #[test]
+    fn every_kind_is_built_where_it_is_said_to_be() {
+        let cards = [
+            "switch,slots=4",
+            "nvme,port=0.0",
+            "virtio-blk,port=0.1",
+            "virtio-net,port=0.1",
+            "virtio-rng,port=0.3",
+        ];
+        let cards = cards.iter().map(|c| Card::parse(c).unwrap()).collect();
+        let card = Topology { cards, ..Topology::default() }.build(1).unwrap().unwrap();
+        let mut items = Vec::new();
+        card.sample("", &mut |item, _| items.push(item.to_owned()));
+        for has in [
+            "sw.port[3].dllla",
+            "ep/0.nvme.enabled",
+            "ep/1.virtio.status",
+            "ep/1:1.virtio.status",
+            "ep/3.virtio.status",
+        ] {
+            assert!(items.iter().any(|i| i == has), "{has}");
+        }
+        assert!(!items.iter().any(|i| i.starts_with("ep/2")), "an empty slot");
     }
 
     #[test]

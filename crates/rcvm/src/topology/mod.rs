@@ -16,6 +16,15 @@ pub use misbehaviour::ActName;
 pub use misbehaviour::Misbehaviour;
 pub use slot::SlotPath;
 
+/// Default size of a disk, bytes.
+const DISK_BYTES: u64 = 64 << 20;
+/// Largest disk in memory, bytes: the outer machine of the nested mode has not much more.
+const MOST_DISK_BYTES: u64 = 512 << 20;
+/// Slots of a switch, unless it says otherwise.
+const SWITCH_SLOTS: u8 = 2;
+/// Switches on the way to a card: each takes bus numbers and memory of the windows above it.
+const MOST_DEPTH: usize = 3;
+
 /// Everything below the root port.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +43,18 @@ pub struct Topology {
 pub enum CardKind {
     /// The PCI endpoint-test function, 104c:b500.
     EndpointTest,
+    /// A switch.
+    Switch,
+    /// An NVMe controller with one namespace.
+    Nvme,
+    /// virtio entropy.
+    VirtioRng,
+    /// A virtio disk.
+    VirtioBlk,
+    /// A virtio console that echoes.
+    VirtioConsole,
+    /// A virtio network interface that sends every frame back.
+    VirtioNet,
 }
 
 impl CardKind {
@@ -41,6 +62,12 @@ impl CardKind {
     pub const fn name(self) -> &'static str {
         match self {
             CardKind::EndpointTest => "endpoint-test",
+            CardKind::Switch => "switch",
+            CardKind::Nvme => "nvme",
+            CardKind::VirtioRng => "virtio-rng",
+            CardKind::VirtioBlk => "virtio-blk",
+            CardKind::VirtioConsole => "virtio-console",
+            CardKind::VirtioNet => "virtio-net",
         }
     }
 
@@ -48,6 +75,10 @@ impl CardKind {
     const fn settings(self) -> &'static [&'static str] {
         match self {
             CardKind::EndpointTest => &["vectors"],
+            CardKind::Switch => &["slots", "attention-button", "power-control"],
+            CardKind::Nvme => &["size", "queues", "block", "latency-us"],
+            CardKind::VirtioBlk => &["size", "queues", "latency-us"],
+            CardKind::VirtioRng | CardKind::VirtioConsole | CardKind::VirtioNet => &["latency-us"],
         }
     }
 }
@@ -61,14 +92,39 @@ pub struct Card {
     pub slot: SlotPath,
     /// What it is.
     pub kind: CardKind,
-    /// MSI-X vectors.
+    /// MSI-X vectors of an endpoint-test function.
     pub vectors: Option<u16>,
+    /// Slots of a switch.
+    pub slots: Option<u8>,
+    /// Whether a switch's slots have attention buttons and indicators.
+    pub attention_button: Option<bool>,
+    /// Whether a switch's slots have power controllers.
+    pub power_control: Option<bool>,
+    /// Size of a disk.
+    pub size: Option<Bytes>,
+    /// I/O queues of a disk.
+    pub queues: Option<u16>,
+    /// Bytes of a block of a disk.
+    pub block: Option<u32>,
+    /// How long what a driver asks for takes, µs.
+    pub latency_us: Option<u64>,
 }
 
 impl Card {
     /// A card of this kind in the root port's slot, with nothing set.
     pub fn new(kind: CardKind) -> Card {
-        Card { slot: SlotPath::default(), kind, vectors: None }
+        Card {
+            slot: SlotPath::default(),
+            kind,
+            vectors: None,
+            slots: None,
+            attention_button: None,
+            power_control: None,
+            size: None,
+            queues: None,
+            block: None,
+            latency_us: None,
+        }
     }
 
     /// `KIND,KEY=VALUE,…`, as options have it; `port` is another name of `slot` there.
@@ -78,7 +134,20 @@ impl Card {
 
     /// The settings that are there, by name.
     fn given(&self) -> Vec<&'static str> {
-        [("vectors", self.vectors.is_some())].into_iter().filter(|s| s.1).map(|s| s.0).collect()
+        [
+            ("vectors", self.vectors.is_some()),
+            ("slots", self.slots.is_some()),
+            ("attention-button", self.attention_button.is_some()),
+            ("power-control", self.power_control.is_some()),
+            ("size", self.size.is_some()),
+            ("queues", self.queues.is_some()),
+            ("block", self.block.is_some()),
+            ("latency-us", self.latency_us.is_some()),
+        ]
+        .into_iter()
+        .filter(|s| s.1)
+        .map(|s| s.0)
+        .collect()
     }
 
     fn check(&self) -> Result<()> {
@@ -92,7 +161,66 @@ impl Card {
         if self.vectors.is_some_and(|v| !(1..=2048).contains(&v)) {
             bail!("vectors are 1 to 2048");
         }
+        if self.slots.is_some_and(|n| !(1..=8).contains(&n)) {
+            bail!("a switch has 1 to 8 slots");
+        }
+        if self.queues.is_some_and(|n| !(1..=16).contains(&n)) {
+            bail!("a disk has 1 to 16 queues");
+        }
+        if self.block.is_some_and(|b| ![512, 4096].contains(&b)) {
+            bail!("a block has 512 or 4096 bytes");
+        }
+        if !(1 << 20..=MOST_DISK_BYTES).contains(&self.disk_bytes()) || !self.disk_bytes().is_multiple_of(4096) {
+            bail!("a disk has 1M to {}M, in units of 4096 bytes", MOST_DISK_BYTES >> 20);
+        }
         Ok(())
+    }
+
+    /// Size of a disk, bytes.
+    fn disk_bytes(&self) -> u64 {
+        self.size.map_or(DISK_BYTES, |s| s.0)
+    }
+
+    /// Slots of a switch.
+    fn slots(&self) -> u8 {
+        self.slots.unwrap_or(SWITCH_SLOTS)
+    }
+}
+
+/// A number of bytes, in files and options with a unit if it has one: `"64M"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Size", into = "u64")]
+pub struct Bytes(u64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<Size> for Bytes {
+    type Error = String;
+
+    fn try_from(s: Size) -> Result<Bytes, String> {
+        let text = match s {
+            Size::Number(n) => return Ok(Bytes(n)),
+            Size::Text(text) => text,
+        };
+        let (digits, shift) = match text.as_bytes().last() {
+            Some(b'K') => (&text[..text.len() - 1], 10),
+            Some(b'M') => (&text[..text.len() - 1], 20),
+            Some(b'G') => (&text[..text.len() - 1], 30),
+            _ => (text.as_str(), 0),
+        };
+        let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift));
+        bytes.map(Bytes).ok_or_else(|| format!("\"{text}\" is no size: a number with K, M or G"))
+    }
+}
+
+impl From<Bytes> for u64 {
+    fn from(b: Bytes) -> u64 {
+        b.0
     }
 }
 
@@ -149,13 +277,23 @@ impl Topology {
     }
 
     fn check_place(&self, card: &Card) -> Result<()> {
-        if self.in_slot(&card.slot).count() > pcie::FUNCTIONS {
+        let here = || self.in_slot(&card.slot);
+        if here().count() > pcie::FUNCTIONS {
             bail!("a device has at most {} functions", pcie::FUNCTIONS);
         }
-        if card.slot.parent().is_some() {
-            bail!("there is no switch above it");
+        if here().count() > 1 && here().any(|c| c.kind == CardKind::Switch) {
+            bail!("a switch is alone in its slot");
         }
-        Ok(())
+        if card.slot.numbers().len() > MOST_DEPTH {
+            bail!("there are at most {MOST_DEPTH} switches above a card");
+        }
+        let Some((above, n)) = card.slot.parent() else { return Ok(()) };
+        let switch = self.cards.iter().find(|c| c.slot == above && c.kind == CardKind::Switch);
+        match switch {
+            Some(switch) if n < switch.slots() => Ok(()),
+            Some(switch) => bail!("the switch in slot {above} has slots 0 to {}", switch.slots() - 1),
+            None => bail!("there is no switch in slot {above}"),
+        }
     }
 
     /// Whether a card may vanish by itself.
@@ -188,15 +326,34 @@ mod tests {
     }
 
     #[test]
+    fn switches_hold_cards_and_sizes_have_units() {
+        let cards =
+            ["switch,slots=3", "switch,port=0.2", "nvme,port=0.2.1,size=16M,queues=4", "virtio-net,port=0.0"];
+        let cards = cards.iter().map(|c| Card::parse(c).unwrap()).collect();
+        let t = Topology { cards, ..Topology::default() };
+        t.check().unwrap();
+        assert_eq!(t.cards[2].disk_bytes(), 16 << 20);
+        let sent: Topology = serde_json::from_str(&serde_json::to_string(&t).unwrap()).unwrap();
+        assert_eq!(sent, t, "as it travels in a job");
+        assert!(!t.has(CardKind::EndpointTest));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (text, says) in [
             ("[[card]]\nkind = \"toaster\"\n", "line 2"),
             ("[[card]]\nkind = \"endpoint-test\"\ncolour = 1\n", "colour"),
             ("[[card]]\nkind = \"endpoint-test\"\nslot = \"1\"\n", "is no slot"),
             ("[[card]]\nkind = \"endpoint-test\"\nvectors = 0\n", "card 1 (slot 0, endpoint-test)"),
-            ("[[card]]\nkind = \"endpoint-test\"\nslot = \"0.1\"\n", "no switch above it"),
+            ("[[card]]\nkind = \"endpoint-test\"\nslot = \"0.1\"\n", "no switch in slot 0"),
             ("[[misbehave]]\nact = \"late-msi\"\n", "no card in that slot"),
             ("[[cards]]\n", "cards"),
+            ("[[card]]\nkind = \"nvme\"\nsize = \"12Q\"\n", "no size"),
+            ("[[card]]\nkind = \"nvme\"\nsize = 1000\n", "1M to 512M"),
+            ("[[card]]\nkind = \"nvme\"\nvectors = 3\n", "no setting vectors: it has size"),
+            ("[[card]]\nkind = \"switch\"\nslots = 9\n", "1 to 8"),
+            ("[[card]]\nkind = \"switch\"\n[[card]]\nkind = \"nvme\"\n", "alone"),
+            ("[[card]]\nkind = \"switch\"\n[[card]]\nkind = \"nvme\"\nslot = \"0.2\"\n", "slots 0 to 1"),
         ] {
             let e = Topology::parse(text).and_then(|t| t.check()).unwrap_err();
             assert!(format!("{e:#}").contains(says), "{text}: {e:#}");
