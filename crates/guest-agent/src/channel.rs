@@ -20,7 +20,7 @@ use guest_agent::MAX_LINE_BYTES;
 use guest_agent::PORT_NAME;
 
 use crate::ops;
-use crate::ops::Root;
+use crate::ops::Agent;
 
 const PORT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -49,8 +49,8 @@ fn find_port() -> Option<PathBuf> {
 }
 
 /// Answer requests until the host closes the port or a line breaks the protocol.
-pub fn serve(port: File, root: &mut Root) {
-    let hello = Reply { id: 0, result: Ok(Value::Hello(ops::system::hello(root))) };
+pub fn serve(port: File, agent: &mut Agent) {
+    let hello = Reply { id: 0, result: Ok(Value::Hello(ops::system::hello(&agent.root))) };
     if say(&port, &hello).is_err() {
         return;
     }
@@ -63,7 +63,7 @@ pub fn serve(port: File, root: &mut Root) {
             _ => return,
         }
         let reply = match serde_json::from_slice::<Request>(&line) {
-            Ok(r) => Reply { id: r.id, result: ops::perform(root, &r.op) },
+            Ok(r) => Reply { id: r.id, result: ops::perform(agent, &r.op) },
             // The id cannot be known: 0, which no request has.
             Err(e) => Reply {
                 id: 0,

@@ -6,5 +6,7 @@
 //! end the session.
 
 pub mod proto;
+pub mod work;
 
 pub use proto::*;
+pub use work::*;

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         return boot::power_off();
     }
     match channel::open() {
-        Ok(port) => channel::serve(port, &mut ops::Root::system()),
+        Ok(port) => channel::serve(port, &mut ops::Agent::new(ops::Root::system())),
         Err(e) => println!("rcvm-agent: {e}: is virtio-console in the kernel?"),
     }
     boot::power_off()

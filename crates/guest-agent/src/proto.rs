@@ -5,10 +5,20 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::work::BlockIo;
+use crate::work::BlockIoResult;
+use crate::work::BlockVerifyResult;
+use crate::work::EchoResult;
+use crate::work::FileIoResult;
+use crate::work::FileText;
+use crate::work::PciFunction;
+use crate::work::RngSample;
+use crate::work::ToolOutput;
+
 /// Name of the virtio-console port: `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "rcvm.agent";
 /// Version of this protocol; both sides must agree.
-pub const PROTO_VERSION: u32 = 4;
+pub const PROTO_VERSION: u32 = 5;
 /// Longest line either side accepts, bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
@@ -153,6 +163,122 @@ pub enum Op {
     },
     /// State of modules, PCI devices and taint.
     SystemState,
+    /// Run a program to its end, in a process group of its own that is killed at the timeout.
+    RunTool {
+        /// Path, e.g. `/bin/pcitest`.
+        program: String,
+        /// Its arguments, without its name.
+        args: Vec<String>,
+        /// Its whole environment is `PATH=/bin:/sbin` and this.
+        #[serde(default)]
+        env: Vec<(String, String)>,
+        /// Kill it after this many milliseconds of guest time.
+        timeout_ms: u64,
+    },
+    /// Wait until there is something at `path`. This and every other path of the operations below must lead below /sys,
+    /// /proc, /dev, /tmp or /mnt.
+    WaitPath {
+        /// e.g. `/dev/nvme0n1`.
+        path: String,
+        /// Give up after this many milliseconds of guest time.
+        timeout_ms: u64,
+    },
+    /// Read the beginning of a file.
+    ReadFile {
+        /// e.g. `/sys/class/net/eth0/carrier`.
+        path: String,
+        /// At most this much, and at most 256 KiB.
+        max_bytes: u32,
+    },
+    /// Write `text` to an existing file with one system call if it takes that; below /tmp and /mnt, create or replace it.
+    WriteFile {
+        /// e.g. `/sys/bus/pci/rescan`.
+        path: String,
+        /// As it is, no newline is added.
+        text: String,
+    },
+    /// Read and write a block device at random, and check it.
+    BlockIo {
+        /// What to do.
+        io: BlockIo,
+    },
+    /// Begin [`Op::BlockIo`] and answer at once: the host does something else meanwhile.
+    BlockIoStart {
+        /// What to do.
+        io: BlockIo,
+    },
+    /// Wait for the end of what [`Op::BlockIoStart`] began.
+    BlockIoJoin {
+        /// Of [`Value::Started`].
+        id: u64,
+        /// Give up after this many milliseconds of guest time; it can then be joined again.
+        timeout_ms: u64,
+    },
+    /// Compare a device with what a [`BlockIo`] of that `keep` wrote: every sector of a block that was flushed holds a
+    /// generation from the last flushed to the last tried, undamaged.
+    BlockVerify {
+        /// [`BlockIo::keep`].
+        name: String,
+        /// The device, which may have another name now.
+        device: String,
+    },
+    /// Mount, making the directory if need be.
+    MountFs {
+        /// e.g. `/dev/nvme0n1`.
+        device: String,
+        /// e.g. `/mnt/a`.
+        dir: String,
+        /// e.g. `ext2`.
+        fstype: String,
+    },
+    /// Unmount.
+    Umount {
+        /// Where.
+        dir: String,
+    },
+    /// Write files, sync them, read them back past the page cache, compare, delete every second of them.
+    FileIo {
+        /// Where; names are `rcvm-0` and so on.
+        dir: String,
+        /// How many, at most 65536.
+        files: u32,
+        /// Size of each, at most 64 MiB.
+        bytes: u32,
+        /// Decides their content.
+        seed: u64,
+    },
+    /// Bring a network interface up, send Ethernet frames of type 0x88b5 and expect each back with its addresses swapped.
+    NetEcho {
+        /// e.g. `eth0`.
+        interface: String,
+        /// How many.
+        frames: u32,
+        /// Size of each with its header and without FCS, 60 to 9014.
+        bytes: u32,
+        /// End after this many milliseconds of guest time, carrier detection included.
+        timeout_ms: u64,
+    },
+    /// Read /dev/hwrng.
+    ReadRng {
+        /// At most 1 MiB.
+        bytes: u32,
+    },
+    /// Send bytes over a serial line, a virtio console or a virtio port, and expect each back in order. No more than a UART's
+    /// FIFO holds is under way at a time.
+    SerialEcho {
+        /// e.g. `/dev/ttyS1`, `/dev/hvc1`, `/dev/vport2p1`.
+        device: String,
+        /// How many.
+        bytes: u32,
+        /// End after this many milliseconds of guest time.
+        timeout_ms: u64,
+    },
+    /// Every PCI function, or one, with its configuration space as the guest sees it.
+    PciConfig {
+        /// e.g. `0000:01:00.0`; empty: all.
+        #[serde(default)]
+        address: String,
+    },
     /// Flush and power off by PSCI SYSTEM_OFF.
     PowerOff,
     /// Panic on purpose (sysrq-c), for the harness' own tests.
@@ -182,6 +308,24 @@ pub enum Value {
     Irqs(IrqSnapshot),
     /// Of [`Op::SystemState`].
     System(SystemState),
+    /// Of [`Op::RunTool`].
+    Tool(ToolOutput),
+    /// Of [`Op::ReadFile`].
+    File(FileText),
+    /// Of [`Op::BlockIo`] and [`Op::BlockIoJoin`].
+    BlockIo(BlockIoResult),
+    /// Of [`Op::BlockIoStart`]: the id to join it by.
+    Started(u64),
+    /// Of [`Op::BlockVerify`].
+    BlockVerify(BlockVerifyResult),
+    /// Of [`Op::FileIo`].
+    FileIo(FileIoResult),
+    /// Of [`Op::NetEcho`], in frames, and of [`Op::SerialEcho`], in bytes.
+    Echo(EchoResult),
+    /// Of [`Op::ReadRng`].
+    Rng(RngSample),
+    /// Of [`Op::PciConfig`], by address.
+    Pci(Vec<PciFunction>),
 }
 
 /// A function of a loaded module.
@@ -327,6 +471,31 @@ pub struct SystemState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::work::IoLimit;
+
+    #[test]
+    fn an_operation_keeps_what_it_holds_over_the_channel() {
+        let io = BlockIo {
+            device: "/dev/vda".into(),
+            bytes: 1 << 40,
+            block_bytes: 4096,
+            read_percent: 50,
+            jobs: 2,
+            seed: u64::MAX,
+            limit: IoLimit::Ops(7),
+            direct: true,
+            keep: String::new(),
+        };
+        let env = vec![("A".to_owned(), "b".to_owned())];
+        for op in [
+            Op::BlockIoStart { io },
+            Op::RunTool { program: "/bin/sh".into(), args: vec!["-c".into()], env, timeout_ms: 1 },
+        ] {
+            let sent = Request { id: 1, op };
+            let line = serde_json::to_string(&sent).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), sent);
+        }
+    }
 
     #[test]
     fn a_snapshot_keeps_its_virqs_over_the_channel() {

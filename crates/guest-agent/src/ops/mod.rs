@@ -1,14 +1,23 @@
 //! The operations of the protocol, one module per kind. All paths go through [`Root`], so that tests can give them a
 //! directory tree of their own.
 
+mod block;
 mod card;
 mod endpoint;
+mod files;
+mod fs;
 mod irqs;
 mod link;
 mod modules;
+mod net;
+mod pattern;
+mod pci;
 mod power;
+mod rng;
+mod serial;
 mod symbols;
 pub mod system;
+mod tool;
 
 use std::fmt::Display;
 use std::io;
@@ -56,8 +65,31 @@ fn failed(what: impl Display, e: &io::Error) -> OpError {
     OpError { what: what.to_string(), errno: e.raw_os_error().unwrap_or(0), why: e.to_string() }
 }
 
+fn invalid(what: impl Display, why: impl Display) -> OpError {
+    OpError { what: what.to_string(), errno: libc::EINVAL, why: why.to_string() }
+}
+
+fn timed_out(what: impl Display, timeout_ms: u64) -> OpError {
+    OpError { what: what.to_string(), errno: libc::ETIMEDOUT, why: format!("not within {timeout_ms} ms") }
+}
+
+/// What operations work on: the system, and what an operation leaves to a later one.
+pub struct Agent {
+    /// The system.
+    pub root: Root,
+    block: block::Runs,
+}
+
+impl Agent {
+    /// One that has done nothing yet.
+    pub fn new(root: Root) -> Agent {
+        Agent { root, block: block::Runs::default() }
+    }
+}
+
 /// Do `op`.
-pub fn perform(root: &Root, op: &Op) -> Result<Value, OpError> {
+pub fn perform(agent: &mut Agent, op: &Op) -> Result<Value, OpError> {
+    let root = &agent.root;
     match op {
         Op::Insmod { module, params } => modules::insmod(root, module, params),
         Op::Rmmod { module } => modules::rmmod(module),
@@ -78,6 +110,26 @@ pub fn perform(root: &Root, op: &Op) -> Result<Value, OpError> {
         Op::ResetFunction { address } => link::reset(root, address),
         Op::LinkControl { address, bits, hold_ms } => link::control(root, address, *bits, *hold_ms),
         Op::SystemState => Ok(Value::System(system::state(root))),
+        Op::RunTool { program, args, env, timeout_ms } => tool::run(program, args, env, *timeout_ms),
+        Op::WaitPath { path, timeout_ms } => files::wait(root, path, *timeout_ms),
+        Op::ReadFile { path, max_bytes } => files::read(root, path, *max_bytes),
+        Op::WriteFile { path, text } => files::write(root, path, text),
+        Op::BlockIo { io } => {
+            let id = agent.block.start(root, io)?;
+            agent.block.join(id, None)
+        }
+        Op::BlockIoStart { io } => Ok(Value::Started(agent.block.start(root, io)?)),
+        Op::BlockIoJoin { id, timeout_ms } => agent.block.join(*id, Some(*timeout_ms)),
+        Op::BlockVerify { name, device } => agent.block.verify(root, name, device),
+        Op::MountFs { device, dir, fstype } => fs::mount(root, device, dir, fstype),
+        Op::Umount { dir } => fs::umount(root, dir),
+        Op::FileIo { dir, files, bytes, seed } => fs::io(root, dir, *files, *bytes, *seed),
+        Op::NetEcho { interface, frames, bytes, timeout_ms } => {
+            net::echo(root, interface, *frames, *bytes, *timeout_ms)
+        }
+        Op::ReadRng { bytes } => rng::sample(root, *bytes),
+        Op::SerialEcho { device, bytes, timeout_ms } => serial::echo(root, device, *bytes, *timeout_ms),
+        Op::PciConfig { address } => pci::functions(root, address),
         Op::PowerOff => {
             crate::boot::power_off();
             Ok(Value::Done)

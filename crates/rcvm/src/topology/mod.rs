@@ -170,7 +170,9 @@ impl Card {
         if self.block.is_some_and(|b| ![512, 4096].contains(&b)) {
             bail!("a block has 512 or 4096 bytes");
         }
-        if !(1 << 20..=MOST_DISK_BYTES).contains(&self.disk_bytes()) || !self.disk_bytes().is_multiple_of(4096) {
+        if !(1 << 20..=MOST_DISK_BYTES).contains(&self.disk_bytes())
+            || !self.disk_bytes().is_multiple_of(4096)
+        {
             bail!("a disk has 1M to {}M, in units of 4096 bytes", MOST_DISK_BYTES >> 20);
         }
         Ok(())
