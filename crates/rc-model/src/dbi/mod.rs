@@ -173,6 +173,14 @@ impl Dbi {
         self.refresh();
     }
 
+    /// The attention button is pressed, if the slot has one (PCIe §7.5.3.11).
+    pub fn button_pressed(&mut self) {
+        if self.config.word(SLTCAP) & exp::SLTCAP_ABP != 0 {
+            self.config.update_half(SLTSTA, exp::SLTSTA_ABP, exp::SLTSTA_ABP);
+            self.refresh();
+        }
+    }
+
     /// A guest read of at most 32 bits.
     pub fn read(&self, link: LinkView, off: u64, w: Width) -> u64 {
         let off = off as u32;
@@ -587,10 +595,10 @@ impl Dbi {
         let bandwidth = (ctl & exp::LNKCTL_LBMIE != 0 && sta & exp::LNKSTA_LBMS != 0)
             || (ctl & exp::LNKCTL_LABIE != 0 && sta & exp::LNKSTA_LABS != 0);
         let (ctl, sta) = (self.sltctl(), self.config.half(SLTSTA));
+        // The low events have their enables at the same bits.
+        let events = exp::SLTSTA_ABP | exp::SLTSTA_PDC | exp::SLTSTA_CC;
         let slot = ctl & exp::SLTCTL_HPIE != 0
-            && ((ctl & exp::SLTCTL_CCIE != 0 && sta & exp::SLTSTA_CC != 0)
-                || (ctl & exp::SLTCTL_PDCE != 0 && sta & exp::SLTSTA_PDC != 0)
-                || (ctl & exp::SLTCTL_DLLSCE != 0 && sta & exp::SLTSTA_DLLSC != 0));
+            && (ctl & sta & events != 0 || (ctl & exp::SLTCTL_DLLSCE != 0 && sta & exp::SLTSTA_DLLSC != 0));
         let (ctl, sta) = (self.config.half(DPC_CTL), self.config.half(DPC_STATUS));
         let contained = ctl & pci::DPC_INT_ENABLE != 0 && sta & pci::DPC_INTERRUPT != 0;
         pme || aer || bandwidth || slot || contained

@@ -2,14 +2,15 @@
 //!
 //! *Modelled*: no card, a card that never answers, surprise removal and return, loss of the link with the card in place,
 //! configuration retry after each reset, requests that nobody completes, a link that changes its rate, PME and error
-//! messages from the card.
-//! *Not modelled*: cards with more than one function, attention buttons, power faults.
+//! messages from the card, the attention button, events of slots further down.
+//! *Not modelled*: power faults.
 //! *Sources*: spec/dwc-qcom-registers.md §3; PCI Express Base Specification §2.3.1, §2.8, §3.2.1, §6.1.6, §6.2.
 
 use block::Cx;
 use block::ResetKind;
 use pcie::Bdf;
 use pcie::ErrorMessage;
+use pcie::SlotEvent;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -65,6 +66,26 @@ impl RootComplex {
             card.announce(cx, &mut self.port, phase);
         }
         self.settle(cx);
+    }
+
+    /// Something happens to a slot: the port's own if `path` is empty, else the one that `path` names by slot numbers, from the
+    /// switch in the port's slot down. `false`: there is no such slot.
+    pub fn slot_event(&mut self, cx: &mut Cx<'_, Event>, path: &[u8], e: SlotEvent) -> bool {
+        if !path.is_empty() {
+            self.advance(cx);
+            let there = self.card.as_mut().is_some_and(|c| c.slot_event(cx, &mut self.port, path, e));
+            self.settle(cx);
+            return there;
+        }
+        match e {
+            SlotEvent::Pull => self.set_slot(cx, Slot::Absent),
+            SlotEvent::Insert => self.set_slot(cx, Slot::Present),
+            SlotEvent::Press => {
+                self.advance(cx);
+                self.port.dbi.button_pressed();
+            }
+        }
+        true
     }
 
     /// The link is lost although the card stays; it trains again by itself as long as the conditions of training hold.
