@@ -134,6 +134,10 @@ pub enum During {
     LinkLoss,
     /// The card is pulled, and comes back for the next cycle
     SurpriseRemoval,
+    /// The cards in slots of switches are pulled by surprise, put back, and have to work again
+    HotSwap,
+    /// The same after the guest has taken them out of service
+    HotPlug,
 }
 
 /// Which guest.

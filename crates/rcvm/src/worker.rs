@@ -429,6 +429,9 @@ mod guest {
                 Fault::LoseLink => rc.surprise_down(cx),
                 Fault::Pull => rc.set_slot(cx, Slot::Absent),
                 Fault::Insert => rc.set_slot(cx, Slot::Present),
+                Fault::Slot(path, event) => {
+                    rc.slot_event(cx, &path, event);
+                }
             });
         }
 

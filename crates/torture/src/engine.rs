@@ -1,15 +1,18 @@
 //! Runs the cycles of a plan on a machine and says what happened.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use guest_agent::Exercised;
+use guest_agent::FoundCard;
 use guest_agent::Hello;
 use guest_agent::IrqKind;
 use guest_agent::IrqSnapshot;
 use guest_agent::Op;
 use guest_agent::Value;
 use guest_agent::PROTO_VERSION;
+use pcie::SlotEvent;
 use rc_model::Sample;
 use rc_model::SamplePoint;
 use serde::Deserialize;
@@ -21,11 +24,13 @@ use crate::check::allow::Allowed;
 use crate::check::irqs::Ledger;
 use crate::check::irqs::Lines;
 use crate::check::irqs::Mapping;
+use crate::consumer::Consumer;
 use crate::finding::Class;
 use crate::finding::Finding;
 use crate::finding::Source;
 use crate::machine::CallError;
 use crate::machine::Machine;
+use crate::plan::slot_number;
 use crate::plan::CyclePlan;
 use crate::plan::Disturbance;
 use crate::plan::Fault as SlotFault;
@@ -192,7 +197,11 @@ impl Engine<'_> {
     }
 
     fn prepare(&mut self, hello: &Hello) -> Option<()> {
-        for module in [self.plan.target.module.as_str(), ENDPOINT_MODULE] {
+        let mut others: Vec<&str> =
+            self.plan.consumers.iter().flat_map(|c| c.kind.modules()).copied().collect();
+        let mut seen = BTreeSet::new();
+        others.retain(|m| seen.insert(*m));
+        for module in [self.plan.target.module.as_str(), ENDPOINT_MODULE].iter().chain(&others).copied() {
             if !hello.modules.iter().any(|m| m == module) {
                 self.find(Finding::new(
                     Class::OperationFailed,
@@ -205,7 +214,10 @@ impl Engine<'_> {
                 return None;
             }
         }
-        self.call(Op::Insmod { module: ENDPOINT_MODULE.into(), params: String::new() }).map(drop)
+        for module in std::iter::once(ENDPOINT_MODULE).chain(others) {
+            self.call(Op::Insmod { module: module.into(), params: String::new() })?;
+        }
+        Some(())
     }
 
     fn run_cycle(&mut self, c: CyclePlan, books: &mut Books) -> Option<()> {
@@ -223,6 +235,7 @@ impl Engine<'_> {
             books.ledger.observe(&snapshot);
             0
         };
+        let io = self.use_consumers(c, &mut books.ledger)?;
         // What the device side saw while the driver was bound is judged too, but apart from its teardown.
         let (live, fresh) = split_samples(self.machine.take_events());
         self.report(check::device::check_events(&live));
@@ -233,6 +246,7 @@ impl Engine<'_> {
             self.report(found);
         }
         self.phase(c.teardown.name(), |e| e.call(e.teardown_op(c.teardown)))?;
+        self.end_io(&io)?;
         let after = self.phase("check", |e| e.snapshot(false))?;
         self.judge(&after, c.teardown.name(), books);
         let record = CycleRecord {
@@ -256,13 +270,90 @@ impl Engine<'_> {
     fn use_endpoint(&mut self, c: CyclePlan, ledger: &mut Ledger) -> Option<u64> {
         let endpoint = self.phase("enumerate", |e| e.endpoint())?;
         let mut raised = self.exercise(c.held, ledger)?;
-        for d in self.plan.disturbances.iter().copied() {
+        let of_link = |d: &Disturbance| !matches!(d, Disturbance::HotSwap | Disturbance::HotPlug);
+        for d in self.plan.disturbances.iter().copied().filter(of_link) {
             self.phase(d.name(), |e| e.disturb(d, &endpoint))?;
             if d.spares_endpoint() {
                 raised += self.raise(c.held, 1, ledger)?;
             }
         }
         Some(raised)
+    }
+
+    /// Make the other cards' drivers work, disturb their slots, and start I/O that the teardown has to end: who does it, and its id.
+    fn use_consumers(&mut self, c: CyclePlan, ledger: &mut Ledger) -> Option<Vec<(Consumer, u64)>> {
+        let plan = self.plan;
+        if plan.consumers.is_empty() {
+            return Some(Vec::new());
+        }
+        let seed = plan.seed ^ u64::from(c.number) << 32;
+        let mut found = self.phase("cards", |e| e.find_cards())?;
+        self.work(&found, c.number > 1, seed)?;
+        for d in [Disturbance::HotSwap, Disturbance::HotPlug] {
+            if plan.disturbances.contains(&d) {
+                self.phase(d.name(), |e| e.swap(d))?;
+                found = self.phase("cards", |e| e.find_cards())?;
+                self.work(&found, true, seed ^ 1 << d as u32)?;
+            }
+        }
+        let snapshot = self.snapshot(true)?;
+        ledger.observe(&snapshot);
+        let mut io = Vec::new();
+        for (consumer, card) in plan.consumers.iter().zip(&found) {
+            if let Some(op) = consumer.in_flight(card, seed ^ 1 << 8) {
+                match self.call(op)? {
+                    Value::Started(id) => io.push((consumer.clone(), id)),
+                    v => return self.unexpected(&v),
+                }
+            }
+        }
+        Some(io)
+    }
+
+    fn find_cards(&mut self) -> Option<Vec<FoundCard>> {
+        let cards = self.plan.consumers.iter().map(Consumer::at).collect();
+        match self.call(Op::WaitCards { cards, timeout_ms: self.plan.enumerate_timeout_ms })? {
+            Value::Cards(found) => Some(found),
+            v => self.unexpected(&v),
+        }
+    }
+
+    fn work(&mut self, found: &[FoundCard], again: bool, seed: u64) -> Option<()> {
+        for (consumer, card) in self.plan.consumers.iter().zip(found) {
+            for op in consumer.work(card, again, seed) {
+                let value = self.phase(consumer.kind.name(), |e| e.call(op))?;
+                self.report(consumer.judge(&value, false));
+            }
+        }
+        Some(())
+    }
+
+    /// Pull the cards in slots of switches and put them back.
+    fn swap(&mut self, d: Disturbance) -> Option<()> {
+        let slots = self.plan.switch_slots();
+        if d == Disturbance::HotPlug {
+            for slot in &slots {
+                self.call(Op::WriteFile { path: slot_power(slot), text: "0".into() })?;
+            }
+        }
+        for event in [SlotEvent::Pull, SlotEvent::Insert] {
+            for slot in &slots {
+                self.machine.fault(SlotFault::Slot(slot.clone(), event));
+            }
+            // A kernel that still unconfigures the old card must not find the new one.
+            self.machine.settle(QUIET, SETTLE);
+        }
+        Some(())
+    }
+
+    /// I/O that the teardown has met ends, with errors, but with nothing lost that was flushed.
+    fn end_io(&mut self, io: &[(Consumer, u64)]) -> Option<()> {
+        for (consumer, id) in io {
+            let join = Op::BlockIoJoin { id: *id, timeout_ms: self.plan.op_timeout_ms };
+            let value = self.phase("in-flight", |e| e.call(join))?;
+            self.report(consumer.judge(&value, true));
+        }
+        Some(())
     }
 
     fn wait_port(&self) -> Op {
@@ -453,6 +544,11 @@ impl Engine<'_> {
     }
 }
 
+/// What takes the card of a slot out of service (Linux pciehp).
+fn slot_power(slot: &[u8]) -> String {
+    format!("/sys/bus/pci/slots/{}/power", slot_number(slot))
+}
+
 fn disturb_ops(d: Disturbance, endpoint: &str) -> Vec<Op> {
     let suspend = Op::Suspend { seconds: SUSPEND_S };
     let port = |bits, hold_ms| Op::LinkControl { address: ROOT_PORT.into(), bits, hold_ms };
@@ -467,7 +563,10 @@ fn disturb_ops(d: Disturbance, endpoint: &str) -> Vec<Op> {
         Disturbance::Reset => vec![Op::ResetFunction { address: device }],
         Disturbance::Retrain => vec![port(LNKCTL_RL, 0)],
         Disturbance::LinkDisable => vec![port(LNKCTL_LD, LINK_DISABLE_MS)],
-        Disturbance::LinkLoss | Disturbance::SurpriseRemoval => Vec::new(),
+        Disturbance::LinkLoss
+        | Disturbance::SurpriseRemoval
+        | Disturbance::HotSwap
+        | Disturbance::HotPlug => Vec::new(),
     }
 }
 

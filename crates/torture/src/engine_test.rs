@@ -316,9 +316,9 @@ fn a_pulled_card_is_put_back_before_the_next_cycle() {
     let mut m = fake(Fault::None);
     let plan = Plan { cycles: 2, disturbances: vec![Disturbance::SurpriseRemoval], ..Plan::default() };
     run(&mut m, &plan, hello(), 1, &mut |_| {});
-    let got: Vec<_> = m.faults.iter().map(|&(n, f)| (f, m.ops.get(n).cloned())).collect();
+    let got: Vec<_> = m.faults.iter().map(|(n, f)| (f.clone(), m.ops.get(*n).cloned())).collect();
     let [(pull, torn), (insert, load), _] = got.as_slice() else { panic!("{got:?}") };
-    assert_eq!((*pull, *insert), (SlotFault::Pull, SlotFault::Insert));
+    assert_eq!((pull, insert), (&SlotFault::Pull, &SlotFault::Insert));
     assert!(matches!(torn, Some(Op::Rmmod { .. })) && matches!(load, Some(Op::Insmod { .. })), "{got:?}");
 }
 
@@ -362,5 +362,5 @@ fn a_card_that_never_misbehaves_though_asked_to_is_told() {
 fn a_card_that_vanishes_is_put_back_for_the_next_cycle() {
     let mut m = fake(Fault::None);
     run(&mut m, &Plan { cycles: 2, vanishes: true, ..Plan::default() }, hello(), 1, &mut |_| {});
-    assert_eq!(m.faults.iter().map(|f| f.1).collect::<Vec<_>>(), [SlotFault::Insert]);
+    assert_eq!(m.faults.iter().map(|f| f.1.clone()).collect::<Vec<_>>(), [SlotFault::Insert]);
 }

@@ -27,6 +27,8 @@ pub enum Class {
     BadInput,
     /// A register or line of the device side is not in the state that a clean teardown leaves.
     RegisterResidue,
+    /// What was written to a disk and flushed is not there.
+    DataLoss,
     /// The guest kernel printed a warning or an oops.
     KernelSplat,
     /// The guest did not answer in time.
@@ -52,6 +54,7 @@ impl Class {
             Class::GatedAccess => "gated-access",
             Class::BadInput => "bad-input",
             Class::RegisterResidue => "register-residue",
+            Class::DataLoss => "data-loss",
             Class::KernelSplat => "kernel-splat",
             Class::Hang => "hang",
             Class::Crash => "crash",

@@ -1,8 +1,11 @@
 //! What to do: the plan of a run.
 
 use guest_agent::IrqKind;
+use pcie::SlotEvent;
 use serde::Deserialize;
 use serde::Serialize;
+
+use crate::consumer::Consumer;
 
 /// The plan of a torture run, as it travels to the machine that executes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +22,8 @@ pub struct Plan {
     pub msix_vectors: u32,
     /// Whether an endpoint is there to be found and used.
     pub endpoint: bool,
+    /// Cards beside it whose drivers are made to work.
+    pub consumers: Vec<Consumer>,
     /// What happens to the link in each cycle, between use and teardown, in this order.
     pub disturbances: Vec<Disturbance>,
     /// Rules by which cards misbehave: how many there are.
@@ -71,6 +76,7 @@ impl Default for Plan {
             msi_vectors: 32,
             msix_vectors: 32,
             endpoint: true,
+            consumers: Vec::new(),
             disturbances: Vec::new(),
             misbehaviours: 0,
             vanishes: false,
@@ -86,6 +92,15 @@ impl Plan {
     /// Whether the card may be gone after a cycle, and has to be put back.
     pub fn card_goes(&self) -> bool {
         self.vanishes || self.disturbances.contains(&Disturbance::SurpriseRemoval)
+    }
+
+    /// Slots of switches that have cards, outermost first, each once.
+    pub fn switch_slots(&self) -> Vec<Vec<u8>> {
+        let mut slots: Vec<_> =
+            self.consumers.iter().map(|c| c.slot.clone()).filter(|s| !s.is_empty()).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
     }
 
     /// Fewest vectors of `kind` that the driver has to get, up to `wanted`.
@@ -107,6 +122,11 @@ impl Plan {
     }
 }
 
+/// Physical slot number of a slot of a switch: its own for each way of at most three numbers of one octal digit.
+pub fn slot_number(slot: &[u8]) -> u16 {
+    slot.iter().fold(0, |v: u16, n| v.wrapping_mul(8).wrapping_add(u16::from(*n)).wrapping_add(1))
+}
+
 /// Something that happens to the link or the machine while the driver is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -125,11 +145,17 @@ pub enum Disturbance {
     LinkLoss,
     /// The card is pulled, and stays away until the next cycle.
     SurpriseRemoval,
+    /// The cards in slots of switches are pulled at once, put back, and have to work again.
+    HotSwap,
+    /// The same, but the guest takes them out of service first.
+    HotPlug,
 }
 
-/// Something that the world does to the slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Something that the world does to a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// This happens to a slot of a switch: the way there is slot numbers from the switch in the root port's slot down.
+    Slot(Vec<u8>, SlotEvent),
     /// The link is lost; the card stays.
     LoseLink,
     /// The card is pulled.
@@ -149,12 +175,17 @@ impl Disturbance {
             Disturbance::LinkDisable => "link-disable",
             Disturbance::LinkLoss => "link-loss",
             Disturbance::SurpriseRemoval => "surprise-removal",
+            Disturbance::HotSwap => "hot-swap",
+            Disturbance::HotPlug => "hot-plug",
         }
     }
 
     /// Whether the endpoint has to work afterwards as before: the kernel restores it, or it never lost anything.
     pub const fn spares_endpoint(self) -> bool {
-        matches!(self, Self::Suspend | Self::SuspendL2 | Self::Reset | Self::Retrain)
+        matches!(
+            self,
+            Self::Suspend | Self::SuspendL2 | Self::Reset | Self::Retrain | Self::HotSwap | Self::HotPlug
+        )
     }
 }
 
@@ -243,6 +274,22 @@ fn splitmix64(x: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_have_numbers_of_their_own() {
+        let mut all: Vec<u16> = Vec::new();
+        for a in 0..8 {
+            all.push(slot_number(&[a]));
+            for b in 0..8 {
+                all.push(slot_number(&[a, b]));
+                all.extend((0..8).map(|c| slot_number(&[a, b, c])));
+            }
+        }
+        all.sort_unstable();
+        let n = all.len();
+        all.dedup();
+        assert_eq!((all.len(), all.first(), all.last()), (n, Some(&1), Some(&584)));
+    }
 
     #[test]
     fn a_single_msi_line_has_too_few_vectors_for_a_block_of_32() {

@@ -13,11 +13,12 @@ const SHOWN_PER_CLASS: usize = 10;
 const TRACE_SHOWN: usize = 6;
 
 /// Order of classes, worst first; known residue comes after all of them.
-const ORDER: [Class; 14] = [
+const ORDER: [Class; 15] = [
     Class::Crash,
     Class::Hang,
     Class::BootFailed,
     Class::OperationFailed,
+    Class::DataLoss,
     Class::IrqDangling,
     Class::IrqLeak,
     Class::IrqLost,

@@ -46,6 +46,7 @@ impl Verdict {
                 | Class::GatedAccess
                 | Class::BadInput
                 | Class::RegisterResidue
+                | Class::DataLoss
                 | Class::KernelSplat => Verdict::Leak,
             };
             if v.rank() > worst.rank() {

@@ -96,6 +96,7 @@ fn plan(args: &TortureArgs, files: &Guest) -> Plan {
         msi_vectors: args.msi_vectors,
         msix_vectors: args.msix_vectors,
         endpoint: args.guest.slot == SlotArg::Endpoint && files.board.topology.has(CardKind::EndpointTest),
+        consumers: files.board.topology.consumers(),
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
         misbehaviours: files.board.topology.misbehaviours.len() as u32,
         vanishes: files.board.topology.vanishes(),
@@ -115,6 +116,8 @@ const fn disturbance(d: During) -> Disturbance {
         During::LinkDisable => Disturbance::LinkDisable,
         During::LinkLoss => Disturbance::LinkLoss,
         During::SurpriseRemoval => Disturbance::SurpriseRemoval,
+        During::HotSwap => Disturbance::HotSwap,
+        During::HotPlug => Disturbance::HotPlug,
     }
 }
 

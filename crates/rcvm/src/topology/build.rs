@@ -53,6 +53,7 @@ impl Topology {
         let spec = SwitchSpec {
             attention_button: card.attention_button.unwrap_or(false),
             power_control: card.power_control.unwrap_or(false),
+            first_slot: torture::plan::slot_number(card.slot.child(0).numbers()),
             ..SwitchSpec::new(slots.collect::<Result<_>>()?)
         };
         Ok(Switch::new(spec).boxed())

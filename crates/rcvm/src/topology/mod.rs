@@ -11,6 +11,8 @@ use anyhow::Context;
 use anyhow::Result;
 use serde::Deserialize;
 use serde::Serialize;
+use torture::consumer;
+use torture::Consumer;
 
 pub use misbehaviour::ActName;
 pub use misbehaviour::Misbehaviour;
@@ -298,6 +300,23 @@ impl Topology {
         }
     }
 
+    /// The functions that torture makes work, beside endpoint-test functions.
+    pub fn consumers(&self) -> Vec<Consumer> {
+        let consumer = |(n, c): (usize, &Card)| {
+            let before = self.cards[..n].iter().filter(|b| b.slot == c.slot).count();
+            let kind = match c.kind {
+                CardKind::EndpointTest | CardKind::Switch => return None,
+                CardKind::Nvme => consumer::Kind::Nvme,
+                CardKind::VirtioRng => consumer::Kind::VirtioRng,
+                CardKind::VirtioBlk => consumer::Kind::VirtioBlk,
+                CardKind::VirtioConsole => consumer::Kind::VirtioConsole,
+                CardKind::VirtioNet => consumer::Kind::VirtioNet,
+            };
+            Some(Consumer { slot: c.slot.numbers().to_vec(), function: before as u8, kind })
+        };
+        self.cards.iter().enumerate().filter_map(consumer).collect()
+    }
+
     /// Whether a card may vanish by itself.
     pub fn vanishes(&self) -> bool {
         self.misbehaviours.iter().any(|m| m.act == ActName::Vanish)
@@ -338,6 +357,8 @@ mod tests {
         let sent: Topology = serde_json::from_str(&serde_json::to_string(&t).unwrap()).unwrap();
         assert_eq!(sent, t, "as it travels in a job");
         assert!(!t.has(CardKind::EndpointTest));
+        let places: Vec<_> = t.consumers().into_iter().map(|c| (c.slot, c.function, c.kind.name())).collect();
+        assert_eq!(places, [(vec![2, 1], 0, "nvme"), (vec![0], 0, "virtio-net")]);
     }
 
     #[test]

@@ -64,6 +64,8 @@ const fn needs(mut r: Rule, item: &'static str) -> Rule {
 
 const BME: u64 = 1 << 2;
 const INTX_DISABLE: u64 = 1 << 10;
+/// DRIVER_OK (virtio 1.2 §2.1).
+const VIRTIO_DRIVER_OK: u64 = 1 << 2;
 /// RTCTL: System Error enables (2:0), PME interrupt enable (3) (PCIe, Root Control register).
 const RTCTL_SERVICES: u64 = 0xf;
 /// LNKCTL: link bandwidth management (10) and autonomous bandwidth (11) interrupt enables.
@@ -95,6 +97,18 @@ const RULES: &[Rule] = &[
     rule(S2, "ep.msix.programmed", Is(0), "MSI-X entries keep their message"),
     rule(S2, "ep.command", Clear(INTX_DISABLE), "MSI was torn down half-way: INTX_DISABLE is still 1"),
     rule(S2, "ep.intx", Is(0), "the endpoint still asserts INTx"),
+    rule(
+        S2,
+        "ep.nvme.enabled",
+        Is(0),
+        "the controller still takes commands: its driver did not shut it down",
+    ),
+    rule(
+        S2,
+        "ep.virtio.status",
+        Clear(VIRTIO_DRIVER_OK),
+        "the device still believes in its driver: it was not reset",
+    ),
     // A block held in reset reads reset values, MASK = 0 among them: the position of each 0 bit names a leaked hwirq only
     // while the group is enabled.
     unless(
@@ -186,6 +200,12 @@ fn check_rule(r: &Rule, s: &Sample, found: &mut Vec<Finding>) {
     if r.needs.is_some_and(|item| s.get(item).is_none()) {
         return;
     }
+    if let Some(of_function) = r.item.strip_prefix("ep.") {
+        for item in s.items.keys().filter(|i| is_function_item(i, of_function)) {
+            check_item(r, item, None, s, found);
+        }
+        return;
+    }
     match r.item.strip_suffix("[]") {
         None => check_item(r, r.item, r.unless.map(|u| (u.0.to_owned(), u.1)), s, found),
         Some(base) => {
@@ -195,6 +215,12 @@ fn check_rule(r: &Rule, s: &Sample, found: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+/// Whether `item` is `what` of some function: `ep.what`, `ep:1.what`, `ep/0/1:2.what`.
+fn is_function_item(item: &str, what: &str) -> bool {
+    let path = item.strip_prefix("ep").and_then(|i| i.strip_suffix(what)).and_then(|i| i.strip_suffix('.'));
+    path.is_some_and(|p| !p.contains('.'))
 }
 
 fn check_item(r: &Rule, item: &str, unless: Option<(String, u64)>, s: &Sample, found: &mut Vec<Finding>) {
