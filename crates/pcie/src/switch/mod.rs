@@ -361,11 +361,13 @@ impl<E> Card<E> for Switch<E> {
         let Some(n) = self.window(addr) else {
             return Outcome::refused(self.unsupported(cx, up, false), w);
         };
-        let refused = Outcome::refused(Completion::UnsupportedRequest, w);
-        let Some((slot, mut bus)) = self.slot(up, n) else { return refused };
-        match slot.reach(&mut bus) {
-            Some((card, mut up)) => card.mem_read(cx, &mut up, addr, w),
-            None => refused,
+        let slot = self.slot(up, n);
+        match slot {
+            Some((slot, mut bus)) => match slot.reach(&mut bus) {
+                Some((card, mut up)) => card.mem_read(cx, &mut up, addr, w),
+                None => Outcome::refused(Completion::UnsupportedRequest, w),
+            },
+            None => Outcome::refused(Completion::UnsupportedRequest, w),
         }
     }
 
