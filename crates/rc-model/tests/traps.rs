@@ -4,6 +4,8 @@ use block::ResetKind;
 use block::Width;
 use endpoints::EndpointTest;
 use pcie::Device;
+use pcie::Switch;
+use pcie::SwitchSpec;
 use rc_fuzz::machine::Machine;
 use rc_fuzz::machine::MS;
 use rc_fuzz::machine::MSI_TARGET;
@@ -546,11 +548,13 @@ fn samples_name_every_item_of_the_documented_table() {
         .map(|mut m| m.sample(SamplePoint::Now))
         .collect();
     let mut rows = 0;
+    let switch = Switch::new(SwitchSpec::new(vec![None])).boxed();
+    let switch = Machine::with(Config::new(&soc::SM8250, Some(switch))).sample(SamplePoint::Now);
     for row in table.lines().filter(|l| l.starts_with("/// | `")) {
         let items = row.split('|').nth(1).unwrap_or_default();
         for name in items.split('`').skip(1).step_by(2) {
-            let name = name.replace("[i]", "[7]").replace("[name]", "[aux]");
-            assert!(samples.iter().any(|s| s.get(&name).is_some()), "{name}");
+            let name = name.replace("[i]", "[7]").replace("[name]", "[aux]").replace("[k]", "[0]");
+            assert!(samples.iter().chain([&switch]).any(|s| s.get(&name).is_some()), "{name}");
             rows += 1;
         }
     }
