@@ -10,6 +10,8 @@ use endpoints::VirtioPci;
 use pcie::misbehave::Misbehaving;
 use pcie::Card;
 use pcie::Device;
+use pcie::Switch;
+use pcie::SwitchSpec;
 use rc_fuzz::machine::Machine;
 use rc_fuzz::machine::MS;
 use rc_fuzz::machine::MSI_TARGET;
@@ -557,11 +559,13 @@ fn samples_name_every_item_of_the_documented_table() {
     .map(|(soc, card)| Machine::with(Config::new(soc, Some(card))).sample(SamplePoint::Now))
     .collect();
     let mut rows = 0;
+    let switch = Switch::new(SwitchSpec::new(vec![None])).boxed();
+    let switch = Machine::with(Config::new(&soc::SM8250, Some(switch))).sample(SamplePoint::Now);
     for row in table.lines().filter(|l| l.starts_with("/// | `")) {
         let items = row.split('|').nth(1).unwrap_or_default();
         for name in items.split('`').skip(1).step_by(2) {
-            let name = name.replace("[i]", "[7]").replace("[name]", "[aux]");
-            assert!(samples.iter().any(|s| s.get(&name).is_some()), "{name}");
+            let name = name.replace("[i]", "[7]").replace("[name]", "[aux]").replace("[k]", "[0]");
+            assert!(samples.iter().chain([&switch]).any(|s| s.get(&name).is_some()), "{name}");
             rows += 1;
         }
     }

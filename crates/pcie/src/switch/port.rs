@@ -185,8 +185,6 @@ impl Bridge {
 
     fn reset_registers(&mut self, kind: ResetKind) {
         self.config.reset(kind);
-        // Of PMCSR only the PME bits are sticky (PCIe §7.5.2.2).
-        self.config.update_half(PMCSR, 3, 0);
         self.bdf = Bdf::default();
     }
 

@@ -299,6 +299,7 @@ fn a_secondary_bus_reset_of_the_upstream_port_resets_all_that_is_below() {
     let (card, resets) = watched(0xa0, 1);
     let mut b = Bench::up(SwitchSpec::new(vec![Some(card), None]));
     b.put(UP, 0x3e, 1 << 6);
+    b.put(UP, 0x3e, 1 << 6 | 1);
     assert_eq!(*resets.lock().expect("not poisoned"), [ResetKind::HotReset]);
     assert_eq!(b.config_read(port(0), 0, B4).status, Completion::UnsupportedRequest, "held in reset");
     b.sleep(100 * MS);

@@ -59,12 +59,12 @@ impl Bench {
         let messages = self.sent().iter().filter(|r| r.rid == bdf && r.addr == MSI_ADDR).count();
         let mut events = 0;
         loop {
-            let status = self.get(bdf, SLTSTA) & 0x11f;
-            if status == 0 {
+            let status = self.get(bdf, SLTSTA);
+            if status == 0xffff || status & 0x11f == 0 {
                 return (messages, events);
             }
-            self.put(bdf, SLTSTA, status);
-            events |= status;
+            self.put(bdf, SLTSTA, status & 0x11f);
+            events |= status & 0x11f;
         }
     }
 
@@ -93,6 +93,9 @@ fn links_train_from_power_on_and_an_empty_slot_stays_down() {
     let mut b = Bench::new(SwitchSpec::new(vec![ep(0xa0, 1), None]));
     assert_eq!(b.card.next_deadline(), Some(SimTime(20 * MS)));
     b.config_write(UP, 0x18, B4, 0x0005_0201);
+    // Nothing to retrain yet, or ever.
+    b.put(port(0), LNKCTL, 1 << 5);
+    b.put(port(1), LNKCTL, 1 << 5);
     b.sleep(20 * MS - 1);
     assert_eq!((b.active(port(0)), b.present(port(0))), (false, true));
     b.sleep(1);
@@ -258,6 +261,8 @@ fn a_retrain_keeps_the_link_and_its_end_is_bandwidth_management() {
     b.sleep(MS);
     assert_eq!(b.get(p, LNKSTA), DLLLA | 1 << 14 | 0x12, "5 GT/s, as LNKCTL2 says");
     assert_eq!((b.isr(p), taken(&resets)), ((1, 0), vec![]));
+    b.put(p, 0x3c, 1);
+    assert_eq!(b.sent(), [], "told once");
     b.put(p, LNKSTA, 1 << 14);
     assert_eq!(b.get(p, LNKSTA) & 1 << 14, 0);
 }
@@ -295,6 +300,40 @@ fn a_message_goes_out_when_the_condition_becomes_true_and_not_before_it_was_fals
     b.isr(p);
     b.config_write(p, 0x60, B4, 0);
     assert_eq!(sent(&mut b), 0, "the events were cleared while it was masked");
+}
+
+#[test]
+fn a_port_that_sleeps_tells_when_it_is_awake_again() {
+    let (mut b, _) = two(|_| {});
+    let p = port(0);
+    b.listen(p, PDC);
+    b.put(p, 0x44, 3);
+    b.event(&[0], SlotEvent::Pull);
+    assert_eq!(b.sent(), []);
+    b.put(p, 0x52, 0);
+    assert_eq!(b.card.intx(), 0);
+    b.put(p, 0x52, 1);
+    b.put(p, 0x44, 0);
+    assert_eq!(b.isr(p), (1, PDC | DLLSC));
+    // A reset wakes it, too.
+    b.put(p, 0x44, 3);
+    b.reset(ResetKind::HotReset);
+    b.enumerate();
+    assert_eq!(b.get(p, 0x44) & 3, 0);
+}
+
+#[test]
+fn what_was_told_is_part_of_the_state() {
+    let (mut b, _) = two(|_| {});
+    b.listen(port(0), PDC);
+    b.event(&[0], SlotEvent::Pull);
+    b.sent();
+    let saved = b.card.save();
+    let (mut again, _) = two(|_| {});
+    again.card.restore(&saved).expect("its own");
+    again.sent();
+    again.put(port(0), 0x3c, 1);
+    assert_eq!(again.sent(), []);
 }
 
 #[test]
@@ -376,6 +415,7 @@ fn a_state_that_cannot_be_is_refused_and_changes_nothing() {
         ("\"powered\":true", "\"powered\":false"),
         ("\"link\":\"Up\"", "\"link\":\"Down\""),
         ("\"link\":\"Down\"", "\"link\":\"Up\""),
+        ("\"link\":\"Down\"", "\"link\":{\"Training\":{\"until\":5}}"),
         ("\"powered\":false", "\"powered\":true"),
         ("switch-upstream-port", "switch-downstream-port"),
         ("\"told\"", "\"tolt\""),
@@ -387,6 +427,13 @@ fn a_state_that_cannot_be_is_refused_and_changes_nothing() {
         assert!(card.restore(&serde_json::from_str(&edited).expect("still a state")).is_err(), "{from}");
         assert_eq!(card.save(), before, "{from}");
     }
+    // A card in a slot that none belongs to, however well it is told.
+    let mut edited = serde_json::to_value(&saved).expect("plain data");
+    let port = &mut edited["functions"][2]["data"];
+    (port["present"], port["powered"]) = (true.into(), true.into());
+    let word = &mut port["bridge"]["config"][usize::from(SLTCTL / 4)];
+    *word = (word.as_u64().expect("a word") | u64::from(PDS) << 16).into();
+    assert!(fresh().restore(&serde_json::from_value(edited).expect("still a state")).is_err());
     let mut longer = Switch::<()>::new(SwitchSpec::new(vec![None, None, None]));
     assert!(longer.restore(&saved).is_err());
     let mut full = Switch::<()>::new(SwitchSpec::new(vec![ep(1, 1), ep(2, 1)]));
@@ -407,6 +454,8 @@ enum Op {
     Sleep(u64),
     Reset(ResetKind),
     Enumerate,
+    /// A slot's driver begins.
+    Listen(Bdf),
 }
 
 /// A switch with an endpoint, an empty slot and a switch with two endpoints.
@@ -461,6 +510,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0u64..30 * MS).prop_map(Op::Sleep),
         1 => kind.prop_map(Op::Reset),
         1 => Just(Op::Enumerate),
+        2 => prop::sample::select(vec![port(0), port(2), Bdf::new(6, 0, 0), Bdf::new(6, 1, 0)]).prop_map(Op::Listen),
     ]
 }
 
@@ -478,6 +528,10 @@ fn act(b: &mut Bench, op: &Op) -> String {
         }
         Op::Reset(kind) => {
             b.reset(*kind);
+            String::new()
+        }
+        Op::Listen(bdf) => {
+            b.listen(*bdf, ABP | PDC);
             String::new()
         }
         Op::Enumerate => format!("{:?}", b.enumerate()),
