@@ -554,13 +554,12 @@ fn samples_name_every_item_of_the_documented_table() {
         (&soc::SM8250, Box::new(Misbehaving::new(test, Vec::new(), 1)) as Box<dyn Card<Event>>),
         (&soc::SM8250, Device::single(nvme).boxed()),
         (soc::find("rk3568").unwrap(), Device::single(rng).boxed()),
+        (&soc::SM8250, Switch::new(SwitchSpec::new(vec![None])).boxed()),
     ]
     .into_iter()
     .map(|(soc, card)| Machine::with(Config::new(soc, Some(card))).sample(SamplePoint::Now))
     .collect();
     let mut rows = 0;
-    let switch = Switch::new(SwitchSpec::new(vec![None])).boxed();
-    let switch = Machine::with(Config::new(&soc::SM8250, Some(switch))).sample(SamplePoint::Now);
     for row in table.lines().filter(|l| l.starts_with("/// | `")) {
         let items = row.split('|').nth(1).unwrap_or_default();
         for name in items.split('`').skip(1).step_by(2) {
