@@ -10,3 +10,4 @@ pub mod endpoint_test;
 pub use disk::Disk;
 pub use disk::MemDisk;
 pub use endpoint_test::EndpointTest;
+pub use endpoint_test::EndpointTestSpec;
