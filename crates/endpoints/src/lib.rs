@@ -6,8 +6,11 @@
 
 pub mod disk;
 pub mod endpoint_test;
+pub mod serial;
 
 pub use disk::Disk;
 pub use disk::MemDisk;
 pub use endpoint_test::EndpointTest;
 pub use endpoint_test::EndpointTestSpec;
+pub use serial::SerialCard;
+pub use serial::SerialSpec;
