@@ -475,4 +475,20 @@ proptest! {
         }
         prop_assert!(b.port.writes.iter().all(|w| !w.1));
     }
+
+    #[test]
+    fn whatever_a_guest_maps_can_be_saved_and_restored(ops in proptest::collection::vec((0u32..12, 0u32..8, any::<u32>()), 0..12)) {
+        let mut b = Bench::full();
+        b.msi_on();
+        for (cmd, n, v) in ops {
+            match cmd {
+                0..10 => { b.command(1 << cmd, n); }
+                _ => b.bar_write(n % 5 + 1, v & 0xffc, v % 3),
+            }
+            let saved = Function::<()>::save(&b.f);
+            let mut f = EndpointTest::with(EndpointTestSpec::full());
+            prop_assert_eq!(Function::<()>::restore(&mut f, &saved), Ok(()));
+            prop_assert_eq!(Function::<()>::save(&f), saved);
+        }
+    }
 }
