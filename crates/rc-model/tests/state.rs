@@ -106,7 +106,7 @@ fn what_a_block_cannot_hold_is_refused() {
         ("/endpoint/functions/0/function", json!("nvme")),
         ("/endpoint/functions/0/data", json!([])),
         ("/endpoint/functions/0/data/bar0", json!([])),
-        ("/endpoint/functions/0/data/bar2/0", json!(-1)),
+        ("/endpoint/functions/0/data/scratch/0/memory/0", json!(-1)),
         ("/endpoint/functions/0/data/frame/msix/entries", json!([])),
         ("/endpoint/functions/0/data/frame/msix/pending", json!([1u64 << 32])),
         ("/endpoint/functions/0/data/frame/msix", json!(null)),

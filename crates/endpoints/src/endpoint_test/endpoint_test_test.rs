@@ -45,8 +45,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with_spec(EndpointTestSpec::default())
+    }
+
+    fn with_spec(spec: EndpointTestSpec) -> Bench {
         Bench {
-            f: EndpointTest::default(),
+            f: EndpointTest::with(spec),
             port: Port::default(),
             mem: VecMem::new(0x8000_0000, 0x10000),
             now: SimTime(5),
@@ -89,6 +93,30 @@ impl Bench {
         b
     }
 
+    /// Everything, with BAR n at [`bar`].
+    fn full() -> Bench {
+        let mut b = Bench::with_spec(EndpointTestSpec::full());
+        for n in 0..6 {
+            b.cfg_write(0x10 + n as u16 * 4, Width::B4, bar(n));
+        }
+        b.cfg_write(0x04, Width::B2, 0x6);
+        b
+    }
+
+    fn command(&mut self, cmd: u32, size: u32) -> u32 {
+        self.writel(off::SIZE, size);
+        self.raise(cmd, 1, 1);
+        self.readl(off::STATUS) as u32
+    }
+
+    fn bar_read(&mut self, n: u32, off: u32) -> u32 {
+        self.with(|f, cx, p| f.mem_read(cx, p, bar(n) + u64::from(off), Width::B4).data as u32)
+    }
+
+    fn bar_write(&mut self, n: u32, off: u32, v: u32) {
+        self.with(|f, cx, p| f.mem_write(cx, p, bar(n) + u64::from(off), Width::B4, v.into()));
+    }
+
     /// pci_alloc_irq_vectors(MSI): message, 32 vectors, enable, INTx off (Linux v6.12 drivers/pci/msi/msi.c).
     fn msi_on(&mut self) {
         self.cfg_write(0x54, Width::B4, 0x8000_0100);
@@ -112,6 +140,178 @@ impl Bench {
         });
         m
     }
+}
+
+const fn bar(n: u32) -> u64 {
+    BAR0 + n as u64 * 0x10_0000
+}
+
+#[test]
+fn the_full_function_has_six_bars_2048_vectors_and_says_what_it_can() {
+    let mut b = Bench::full();
+    assert_eq!((b.cfg_read(0xb2, Width::B2), b.readl(off::CAPS)), (2047, 0x3f));
+    for (n, bytes) in [0x1_0000, 0x1000, 0x1000, 0x1000, 0x1000, 0x1000].into_iter().enumerate() {
+        let at = 0x10 + n as u16 * 4;
+        b.cfg_write(at, Width::B4, 0xffff_ffff);
+        assert_eq!(b.cfg_read(at, Width::B4), 0x1_0000_0000 - bytes, "BAR {n}");
+    }
+    assert_eq!(Bench::probed().readl(off::CAPS), 0xf, "the default has neither doorbells nor subranges");
+}
+
+/// PCITEST_BARS of Linux v7.3: write all, then read all.
+#[test]
+fn the_bars_do_not_alias() {
+    let mut b = Bench::full();
+    let last = |n: u32| if n == 0 { 0 } else { SCRATCH_BYTES - 4 };
+    for n in 0..6 {
+        b.bar_write(n, last(n), 0xa0a0_a0a0 + n);
+    }
+    for n in 0..6 {
+        assert_eq!(b.bar_read(n, last(n)), 0xa0a0_a0a0 + n);
+    }
+}
+
+#[test]
+fn each_of_2048_msix_vectors_sends_its_message() {
+    let mut b = Bench::full();
+    b.cfg_write(0xb2, Width::B2, 0x8000);
+    for v in 0..2048 {
+        let e = off::MSIX_TABLE + v * 16;
+        b.writel(e, 0x8000_0200);
+        b.writel(e + 8, v);
+        b.writel(e + 12, 0);
+    }
+    for v in 0..2048_u32 {
+        b.raise(command::RAISE_MSIX, 2, v + 1);
+        assert_eq!(b.port.writes.pop().map(|w| w.3), Some(v.to_le_bytes().to_vec()));
+    }
+    let pba = off::MSIX_TABLE + 2048 * 16;
+    b.writel(pba - 4, 1);
+    b.raise(command::RAISE_MSIX, 2, 2048);
+    assert_eq!((b.port.writes.len(), b.readl(pba + 0xfc)), (0, 1 << 31));
+    b.raise(command::RAISE_MSIX, 2, 2049);
+    assert_eq!(b.port.writes.len(), 0);
+}
+
+#[test]
+fn without_a_dma_engine_the_dma_flag_drops_the_command() {
+    for (dma, want) in [(true, (status::WRITE_OK | status::IRQ_RAISED, 2)), (false, (0, 0))] {
+        let mut b = Bench::with_spec(EndpointTestSpec { dma, ..EndpointTestSpec::default() });
+        b.cfg_write(0x10, Width::B4, BAR0);
+        b.cfg_write(0x04, Width::B2, 0x6);
+        b.msi_on();
+        b.writel(off::DST_ADDR, 0x8000_1000);
+        b.writel(off::FLAGS, regs::FLAG_USE_DMA);
+        assert_eq!((b.command(command::WRITE, 9), b.port.writes.len()), want, "dma {dma}");
+    }
+}
+
+/// The sequence of pci_endpoint_test_doorbell() in Linux v7.3.
+#[test]
+fn a_doorbell_rings_while_it_is_enabled() {
+    let mut b = Bench::full();
+    b.msi_on();
+    b.bar_write(1, 0x40, 0x1234_5678);
+    assert_eq!(b.command(command::DISABLE_DOORBELL, 0), status::DB_DISABLE_FAIL | status::IRQ_RAISED);
+    assert_eq!(b.command(command::ENABLE_DOORBELL, 0), status::DB_ENABLE_OK | status::IRQ_RAISED);
+    assert_eq!(b.command(command::ENABLE_DOORBELL, 0), status::DB_ENABLE_FAIL | status::IRQ_RAISED, "twice");
+    let (n, at, data) = (b.readl(off::DB_BAR), b.readl(off::DB_OFFSET), b.readl(off::DB_DATA));
+    b.writel(off::STATUS, 0);
+    b.port.writes.clear();
+    b.bar_write(n as u32, at as u32, data as u32 + 1);
+    b.bar_write(n as u32, at as u32 + 4, data as u32);
+    assert_eq!((b.readl(off::STATUS), b.port.writes.len()), (0, 0), "neither other data nor another place");
+    b.bar_write(n as u32, at as u32, data as u32);
+    assert_eq!(b.readl(off::STATUS) as u32, status::DOORBELL_OK | status::IRQ_RAISED);
+    assert_eq!(b.port.writes.len(), 1);
+    assert_eq!(b.command(command::DISABLE_DOORBELL, 0), status::DB_DISABLE_OK | status::IRQ_RAISED);
+    assert_eq!(b.readl(off::DB_BAR) as u32, NO_BAR);
+    assert_eq!(b.bar_read(1, 0x40), 0x1234_5678, "the memory is back");
+    b.bar_write(1, at as u32, data as u32);
+    assert_eq!(b.readl(off::STATUS) as u32 & status::DOORBELL_OK, 0);
+}
+
+/// The sequence of pci_endpoint_test_bar_subrange() in Linux v7.3.
+#[test]
+fn subranges_swap_the_halves_of_each_scratch_bar() {
+    let mut b = Bench::full();
+    b.msi_on();
+    let half = SCRATCH_BYTES / 2;
+    for n in 1..6 {
+        assert_eq!(
+            b.command(command::BAR_SUBRANGE_CLEAR, n),
+            status::SUBRANGE_CLEAR_FAIL | status::IRQ_RAISED
+        );
+        assert_eq!(b.command(command::BAR_SUBRANGE_SETUP, n), status::SUBRANGE_SETUP_OK | status::IRQ_RAISED);
+        for i in 0..2 {
+            let sign = (0x50 + n * 8 + i) * 0x0101_0101;
+            assert_eq!(
+                (b.bar_read(n, i * half), b.bar_read(n, i * half + half - 4)),
+                (sign, sign),
+                "BAR {n}"
+            );
+            b.bar_write(n, i * half, 0xa0 + i);
+        }
+        assert_eq!((b.bar_read(n, 0), b.bar_read(n, half)), (0xa0, 0xa1));
+        assert_eq!(b.command(command::BAR_SUBRANGE_CLEAR, n), status::SUBRANGE_CLEAR_OK | status::IRQ_RAISED);
+        assert_eq!((b.bar_read(n, 0), b.bar_read(n, half)), (0xa1, 0xa0), "swapped back");
+    }
+}
+
+#[test]
+fn mappings_that_the_function_cannot_have_are_refused_with_an_interrupt() {
+    for n in [0, 6, u32::MAX] {
+        let mut b = Bench::full();
+        assert_eq!(
+            b.command(command::BAR_SUBRANGE_SETUP, n),
+            status::SUBRANGE_SETUP_FAIL | status::IRQ_RAISED
+        );
+        assert_eq!(
+            b.command(command::BAR_SUBRANGE_CLEAR, n),
+            status::SUBRANGE_CLEAR_FAIL | status::IRQ_RAISED
+        );
+    }
+    let mut b = Bench::probed();
+    assert_eq!(b.command(command::BAR_SUBRANGE_SETUP, 2), status::SUBRANGE_SETUP_FAIL | status::IRQ_RAISED);
+    assert_eq!(b.command(command::ENABLE_DOORBELL, 0), status::DB_ENABLE_FAIL | status::IRQ_RAISED);
+}
+
+#[test]
+fn doorbell_and_subranges_are_saved_and_a_reset_ends_them() {
+    let mut b = Bench::full();
+    b.command(command::BAR_SUBRANGE_SETUP, 2);
+    b.command(command::ENABLE_DOORBELL, 0);
+    let saved = Function::<()>::save(&b.f);
+    let mut other = Bench::full();
+    Function::<()>::restore(&mut other.f, &saved).unwrap();
+    assert_eq!(Function::<()>::save(&other.f), saved);
+    assert_eq!(other.bar_read(2, 0), 0x6060_6060);
+    other.bar_write(1, DOORBELL_OFF, DOORBELL_DATA);
+    assert_ne!(other.readl(off::STATUS) as u32 & status::DOORBELL_OK, 0);
+    for i in 0..2 {
+        let mut wrong = saved.clone();
+        // A doorbell in a BAR that is not the doorbell's; a doorbell's BAR that is not the first.
+        match i {
+            0 => wrong.data["scratch"][3]["doorbell"] = true.into(),
+            _ => wrong.data["doorbell"] = 3.into(),
+        }
+        assert!(Function::<()>::restore(&mut other.f, &wrong).is_err(), "{i}");
+    }
+    let plain = EndpointTestSpec { inbound_mapping: false, ..EndpointTestSpec::full() };
+    assert!(Function::<()>::restore(&mut EndpointTest::with(plain), &saved).is_err());
+    assert!(Function::<()>::restore(&mut EndpointTest::default(), &saved).is_err());
+    b.with(|f, cx, _| f.reset(cx, ResetKind::Perst));
+    assert_eq!(
+        Function::<()>::save(&b.f).data,
+        Function::<()>::save(&Bench::with_spec(EndpointTestSpec::full()).f).data
+    );
+}
+
+#[test]
+fn the_crc_is_the_kernels() {
+    let mut crc = Crc32::default();
+    crc.update(b"123456789");
+    assert_eq!(crc.0, 0x340b_c6d9);
 }
 
 #[test]
@@ -156,9 +356,9 @@ fn msix_messages_come_from_the_table_and_masked_ones_wait_in_the_pba() {
     assert_eq!(b.port.writes.pop().map(|w| (w.2, w.3)), Some((0x8000_0200, 0x7f_u32.to_le_bytes().to_vec())));
     b.writel(off::MSIX_TABLE + 12, 1);
     b.raise(command::RAISE_MSIX, 2, 1);
-    assert_eq!((b.port.writes.len(), b.readl(MSIX.pba_off())), (0, 1));
+    assert_eq!((b.port.writes.len(), b.readl(0x280)), (0, 1));
     b.writel(off::MSIX_TABLE + 12, 0);
-    assert_eq!((b.port.writes.len(), b.readl(MSIX.pba_off())), (1, 0));
+    assert_eq!((b.port.writes.len(), b.readl(0x280)), (1, 0));
 }
 
 #[test]
@@ -274,5 +474,21 @@ proptest! {
             }
         }
         prop_assert!(b.port.writes.iter().all(|w| !w.1));
+    }
+
+    #[test]
+    fn whatever_a_guest_maps_can_be_saved_and_restored(ops in proptest::collection::vec((0u32..12, 0u32..8, any::<u32>()), 0..12)) {
+        let mut b = Bench::full();
+        b.msi_on();
+        for (cmd, n, v) in ops {
+            match cmd {
+                0..10 => { b.command(1 << cmd, n); }
+                _ => b.bar_write(n % 5 + 1, v & 0xffc, v % 3),
+            }
+            let saved = Function::<()>::save(&b.f);
+            let mut f = EndpointTest::with(EndpointTestSpec::full());
+            prop_assert_eq!(Function::<()>::restore(&mut f, &saved), Ok(()));
+            prop_assert_eq!(Function::<()>::save(&f), saved);
+        }
     }
 }

@@ -1,9 +1,10 @@
-//! Registers of the endpoint-test function in BAR 0 (spec §5.2; Linux v6.12 drivers/misc/pci_endpoint_test.c,
-//! drivers/pci/endpoint/functions/pci-epf-test.c).
+//! Registers of the endpoint-test function in BAR 0 (spec §5.2; Linux v6.12 and, for what is newer, v7.3
+//! drivers/misc/pci_endpoint_test.c, drivers/pci/endpoint/functions/pci-epf-test.c).
 
 use block::Reg;
 
 const SRC: &str = "spec §5.2; Linux v6.12 pci-epf-test.c struct pci_epf_test_reg";
+const SRC_DB: &str = "spec §5.2; Linux v7.3 pci-epf-test.c struct pci_epf_test_reg";
 
 /// Register offsets in BAR 0.
 pub mod off {
@@ -29,6 +30,12 @@ pub mod off {
     pub const FLAGS: u32 = 0x2c;
     /// Capabilities.
     pub const CAPS: u32 = 0x30;
+    /// The doorbell's BAR.
+    pub const DB_BAR: u32 = 0x34;
+    /// The doorbell's offset in it.
+    pub const DB_OFFSET: u32 = 0x38;
+    /// What rings the doorbell.
+    pub const DB_DATA: u32 = 0x3c;
     /// MSI-X table.
     pub const MSIX_TABLE: u32 = 0x80;
 }
@@ -47,6 +54,14 @@ pub mod command {
     pub const WRITE: u32 = 1 << 4;
     /// Copy host memory.
     pub const COPY: u32 = 1 << 5;
+    /// Map a BAR to a doorbell.
+    pub const ENABLE_DOORBELL: u32 = 1 << 6;
+    /// Map it to its memory again.
+    pub const DISABLE_DOORBELL: u32 = 1 << 7;
+    /// Swap the halves of BAR SIZE and sign them.
+    pub const BAR_SUBRANGE_SETUP: u32 = 1 << 8;
+    /// Swap them back.
+    pub const BAR_SUBRANGE_CLEAR: u32 = 1 << 9;
 }
 
 /// STATUS bits.
@@ -69,12 +84,38 @@ pub mod status {
     pub const SRC_ADDR_INVALID: u32 = 1 << 7;
     /// The destination address was refused.
     pub const DST_ADDR_INVALID: u32 = 1 << 8;
+    /// The doorbell was rung.
+    pub const DOORBELL_OK: u32 = 1 << 9;
+    /// ENABLE_DOORBELL succeeded.
+    pub const DB_ENABLE_OK: u32 = 1 << 10;
+    /// ENABLE_DOORBELL failed.
+    pub const DB_ENABLE_FAIL: u32 = 1 << 11;
+    /// DISABLE_DOORBELL succeeded.
+    pub const DB_DISABLE_OK: u32 = 1 << 12;
+    /// DISABLE_DOORBELL failed.
+    pub const DB_DISABLE_FAIL: u32 = 1 << 13;
+    /// BAR_SUBRANGE_SETUP succeeded.
+    pub const SUBRANGE_SETUP_OK: u32 = 1 << 14;
+    /// BAR_SUBRANGE_SETUP failed.
+    pub const SUBRANGE_SETUP_FAIL: u32 = 1 << 15;
+    /// BAR_SUBRANGE_CLEAR succeeded.
+    pub const SUBRANGE_CLEAR_OK: u32 = 1 << 16;
+    /// BAR_SUBRANGE_CLEAR failed.
+    pub const SUBRANGE_CLEAR_FAIL: u32 = 1 << 17;
 }
 
-/// FLAGS bit: use the endpoint's DMA engine (this one has none).
+/// CAPS bits (Linux v7.3 pci-epf-test.c, CAP_*).
+pub mod caps {
+    /// BAR subranges.
+    pub const SUBRANGE: u32 = 1 << 4;
+    /// BARs can be mapped while the host uses them: doorbells.
+    pub const DYNAMIC_INBOUND: u32 = 1 << 5;
+}
+
+/// FLAGS bit: use the endpoint's DMA engine.
 pub const FLAG_USE_DMA: u32 = 1;
 
-/// CAPS: unaligned access, MSI, MSI-X, INTx.
+/// CAPS of every function: unaligned access, MSI, MSI-X, INTx.
 pub const CAPS_VALUE: u32 = 0xf;
 
 /// Rows of BAR 0.
@@ -91,5 +132,10 @@ pub const ROWS: &[Reg] = &[
     Reg::rw("IRQ_TYPE", off::IRQ_TYPE, 0, u32::MAX, SRC),
     Reg::rw("IRQ_NUMBER", off::IRQ_NUMBER, 0, u32::MAX, SRC),
     Reg::rw("FLAGS", off::FLAGS, 0, u32::MAX, SRC),
-    Reg::ro("CAPS", off::CAPS, CAPS_VALUE, SRC),
+    Reg::ro("CAPS", off::CAPS, CAPS_VALUE, SRC_DB),
+    // DEVIATION: the real ones are memory that the host may write, too; the endpoint would then disable another doorbell.
+    Reg::ro("DB_BAR", off::DB_BAR, 0, SRC_DB)
+        .effect("ENABLE_DOORBELL fills it; all ones after DISABLE_DOORBELL"),
+    Reg::ro("DB_OFFSET", off::DB_OFFSET, 0, SRC_DB).effect("ENABLE_DOORBELL fills it"),
+    Reg::ro("DB_DATA", off::DB_DATA, 0, SRC_DB).effect("ENABLE_DOORBELL fills it"),
 ];

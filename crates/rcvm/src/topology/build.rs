@@ -1,14 +1,18 @@
 //! From a topology to the model's cards.
 
 use anyhow::Result;
+use endpoints::serial::Line;
 use endpoints::virtio::Blk;
 use endpoints::virtio::Console;
 use endpoints::virtio::Net;
 use endpoints::virtio::Rng;
 use endpoints::EndpointTest;
+use endpoints::EndpointTestSpec;
 use endpoints::MemDisk;
 use endpoints::Nvme;
 use endpoints::NvmeSpec;
+use endpoints::SerialCard;
+use endpoints::SerialSpec;
 use endpoints::VirtioPci;
 use pcie::misbehave::Misbehaving;
 use pcie::Device;
@@ -68,7 +72,11 @@ fn function(card: &Card, n: usize, seed: u64) -> Box<dyn Function<Event>> {
     let disk = || Box::new(MemDisk::new(card.disk_bytes() as usize));
     match card.kind {
         // A switch is no function: its slot has no other card.
-        CardKind::EndpointTest | CardKind::Switch => Box::new(EndpointTest::default()),
+        CardKind::EndpointTest | CardKind::Switch => Box::new(EndpointTest::with(endpoint_test(card, seed))),
+        CardKind::Serial => Box::new(SerialCard::new(SerialSpec {
+            pin: card.pin.map_or(1, |p| p as u8 + 1),
+            line: Line { echo: true, paced: card.paced.unwrap_or(false) },
+        })),
         CardKind::Nvme => Box::new(Nvme::new(NvmeSpec {
             io_queues: card.queues.unwrap_or(8),
             block_bytes: card.block.unwrap_or(512),
@@ -83,6 +91,11 @@ fn function(card: &Card, n: usize, seed: u64) -> Box<dyn Function<Event>> {
         CardKind::VirtioConsole => Box::new(VirtioPci::new(Console::new()).with_latency_ns(latency_ns)),
         CardKind::VirtioNet => Box::new(VirtioPci::new(Net::new(mac(card, n))).with_latency_ns(latency_ns)),
     }
+}
+
+fn endpoint_test(card: &Card, seed: u64) -> EndpointTestSpec {
+    let spec = if card.full == Some(true) { EndpointTestSpec::full() } else { EndpointTestSpec::default() };
+    EndpointTestSpec { seed, msix_vectors: card.vectors.unwrap_or(spec.msix_vectors), ..spec }
 }
 
 /// A locally administered address of its own for each slot and function.

@@ -57,6 +57,8 @@ pub enum CardKind {
     VirtioConsole,
     /// A virtio network interface that sends every frame back.
     VirtioNet,
+    /// A 16550 serial card that echoes.
+    Serial,
 }
 
 impl CardKind {
@@ -70,13 +72,15 @@ impl CardKind {
             CardKind::VirtioBlk => "virtio-blk",
             CardKind::VirtioConsole => "virtio-console",
             CardKind::VirtioNet => "virtio-net",
+            CardKind::Serial => "serial",
         }
     }
 
     /// Settings that it has.
     const fn settings(self) -> &'static [&'static str] {
         match self {
-            CardKind::EndpointTest => &["vectors"],
+            CardKind::EndpointTest => &["vectors", "full"],
+            CardKind::Serial => &["pin", "paced"],
             CardKind::Switch => &["slots", "attention-button", "power-control"],
             CardKind::Nvme => &["size", "queues", "block", "latency-us"],
             CardKind::VirtioBlk => &["size", "queues", "latency-us"],
@@ -96,6 +100,12 @@ pub struct Card {
     pub kind: CardKind,
     /// MSI-X vectors of an endpoint-test function.
     pub vectors: Option<u16>,
+    /// Whether an endpoint-test function has every BAR, doorbells and subranges, and 2048 vectors unless it says otherwise.
+    pub full: Option<bool>,
+    /// INTx pin of a serial card.
+    pub pin: Option<Pin>,
+    /// Whether a serial card takes the time that its baud rate says.
+    pub paced: Option<bool>,
     /// Slots of a switch.
     pub slots: Option<u8>,
     /// Whether a switch's slots have attention buttons and indicators.
@@ -119,6 +129,9 @@ impl Card {
             slot: SlotPath::default(),
             kind,
             vectors: None,
+            full: None,
+            pin: None,
+            paced: None,
             slots: None,
             attention_button: None,
             power_control: None,
@@ -138,6 +151,9 @@ impl Card {
     fn given(&self) -> Vec<&'static str> {
         [
             ("vectors", self.vectors.is_some()),
+            ("full", self.full.is_some()),
+            ("pin", self.pin.is_some()),
+            ("paced", self.paced.is_some()),
             ("slots", self.slots.is_some()),
             ("attention-button", self.attention_button.is_some()),
             ("power-control", self.power_control.is_some()),
@@ -189,6 +205,20 @@ impl Card {
     fn slots(&self) -> u8 {
         self.slots.unwrap_or(SWITCH_SLOTS)
     }
+}
+
+/// INTx pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pin {
+    /// INTA.
+    A,
+    /// INTB.
+    B,
+    /// INTC.
+    C,
+    /// INTD.
+    D,
 }
 
 /// A number of bytes, in files and options with a unit if it has one: `"64M"`.
@@ -311,6 +341,7 @@ impl Topology {
                 CardKind::VirtioBlk => consumer::Kind::VirtioBlk,
                 CardKind::VirtioConsole => consumer::Kind::VirtioConsole,
                 CardKind::VirtioNet => consumer::Kind::VirtioNet,
+                CardKind::Serial => consumer::Kind::Serial,
             };
             Some(Consumer { slot: c.slot.numbers().to_vec(), function: before as u8, kind })
         };
