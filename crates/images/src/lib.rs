@@ -185,7 +185,7 @@ pub fn initramfs(agent: &Path, modules: &[PathBuf], name: &str) -> Result<Vec<u8
 
 fn base(agent: &Path, modules: &[PathBuf], name: &str) -> Result<cpio::Archive, Error> {
     let mut a = cpio::Archive::new();
-    for dir in ["dev", "proc", "sys", "tmp", "lib", "lib/modules", "lib/modules/rcvm"] {
+    for dir in ["dev", "mnt", "proc", "sys", "tmp", "lib", "lib/modules", "lib/modules/rcvm"] {
         a.dir(dir);
     }
     a.char_device("dev/console", 0o600, 5, 1);
@@ -213,10 +213,10 @@ pub fn shell_initramfs(image: &Image, progress: Progress<'_>) -> Result<PathBuf,
     cache.put(&format!("initramfs-{}-shell", image.profile), "cpio", &a.finish())
 }
 
-const SHELL_APPLETS: [&str; 28] = [
+const SHELL_APPLETS: [&str; 29] = [
     "ash", "cat", "cp", "cut", "dd", "dmesg", "echo", "find", "free", "grep", "head", "hexdump", "insmod",
-    "kill", "ls", "lsmod", "lspci", "mkdir", "more", "mount", "ps", "rm", "rmmod", "sed", "sh", "sleep",
-    "tail", "top",
+    "kill", "ls", "lsmod", "lspci", "mkdir", "mke2fs", "more", "mount", "ps", "rm", "rmmod", "sed", "sh",
+    "sleep", "tail", "top",
 ];
 
 fn read(file: &Path) -> Result<Vec<u8>, Error> {

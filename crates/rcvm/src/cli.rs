@@ -138,6 +138,8 @@ pub enum During {
     HotSwap,
     /// The same after the guest has taken them out of service
     HotPlug,
+    /// Drivers of the other functions of the endpoint's device are unbound while it interrupts, and it is while they work
+    Neighbour,
 }
 
 /// Which guest.
@@ -246,6 +248,9 @@ pub struct TortureArgs {
     /// What happens to the link in each cycle before the teardown, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     pub during: Vec<During>,
+    /// Make, use and unmount a file system on each disk in each cycle (uses the distribution's busybox)
+    #[arg(long)]
+    pub filesystem: bool,
     /// Directory for report.json, console.log, boot.log and trace.bin
     #[arg(long, default_value = "rcvm-out", value_name = "DIR")]
     pub out: PathBuf,

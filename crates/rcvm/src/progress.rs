@@ -6,12 +6,30 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
+use torture::engine::CycleRecord;
 
 /// Where progress goes.
 pub struct Progress {
     bar: Option<ProgressBar>,
     cycles: u32,
     leaked: usize,
+}
+
+/// What a cycle did, for its line.
+fn told(c: &CycleRecord) -> String {
+    let holding = if c.held.is_empty() { String::new() } else { format!(" holding {}", c.held) };
+    let mut parts = Vec::new();
+    if !c.held.is_empty() {
+        parts.push(format!("{} interrupts", c.raised));
+    }
+    if c.worked > 0 {
+        parts.push(format!("cards at work {}×", c.worked));
+    }
+    parts.push(format!("{} mappings created, {} released, {} left", c.created, c.released, c.leaked.len()));
+    if c.misbehaved > 0 {
+        parts.push(format!("cards misbehaved {}×", c.misbehaved));
+    }
+    format!("{} → {}{holding}: {}", c.load, c.teardown, parts.join(", "))
 }
 
 impl Progress {
@@ -46,27 +64,11 @@ impl Progress {
     }
 
     /// A cycle is done.
-    pub fn cycle(&mut self, c: &torture::engine::CycleRecord) {
+    pub fn cycle(&mut self, c: &CycleRecord) {
         let ms: u64 = c.phases_ms.iter().map(|p| p.1).sum();
         match &self.bar {
             Some(bar) => bar.set_position(u64::from(c.cycle)),
-            None => eprintln!(
-                "cycle {}/{}: {} → {} holding {}: {} interrupts, {} mappings created, {} released, {} left{}, {:.1} s",
-                c.cycle,
-                self.cycles,
-                c.load,
-                c.teardown,
-                c.held,
-                c.raised,
-                c.created,
-                c.released,
-                c.leaked.len(),
-                match c.misbehaved {
-                    0 => String::new(),
-                    n => format!(", cards misbehaved {n}×"),
-                },
-                ms as f64 / 1000.0
-            ),
+            None => eprintln!("cycle {}/{}: {}, {:.1} s", c.cycle, self.cycles, told(c), ms as f64 / 1000.0),
         }
         self.leaked = c.leaked.len();
     }

@@ -5,6 +5,7 @@ use guest_agent::CardAt;
 use guest_agent::FoundCard;
 use guest_agent::IoLimit;
 use guest_agent::Op;
+use guest_agent::ToolStatus;
 use guest_agent::Value;
 use serde::Deserialize;
 use serde::Serialize;
@@ -20,6 +21,11 @@ const IO_IN_FLIGHT_MS: u64 = 5_000;
 /// How much of a disk the I/O covers, bytes.
 const IO_BYTES: u64 = 2 << 20;
 const IO_BLOCK_BYTES: u32 = 4096;
+/// Size of the file system, KiB: mkfs of a larger one takes its time under double emulation.
+const MKFS_KIB: u32 = 4096;
+const MKFS_TIMEOUT_MS: u64 = 30_000;
+const FILES: u32 = 6;
+const FILE_BYTES: u32 = 50_000;
 const FRAMES: u32 = 16;
 const FRAME_BYTES: u32 = 256;
 const ECHO_BYTES: u32 = 64;
@@ -97,6 +103,29 @@ impl Kind {
     }
 }
 
+/// How cards are to work this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Disks have been written to before.
+    pub again: bool,
+    /// Make, use and unmount a file system on each disk.
+    pub filesystem: bool,
+    /// Decides what is written; another one each time.
+    pub seed: u64,
+}
+
+/// mkfs, mount, files, umount.
+fn filesystem(device: String, seed: u64) -> [Op; 4] {
+    let dir = String::from("/mnt/rcvm");
+    let args = vec!["-F".into(), device.clone(), MKFS_KIB.to_string()];
+    [
+        Op::RunTool { program: "/bin/mke2fs".into(), args, env: Vec::new(), timeout_ms: MKFS_TIMEOUT_MS },
+        Op::MountFs { device, dir: dir.clone(), fstype: "ext2".into() },
+        Op::FileIo { dir: dir.clone(), files: FILES, bytes: FILE_BYTES, seed },
+        Op::Umount { dir },
+    ]
+}
+
 /// A function of a card, and what it is to the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Consumer {
@@ -149,18 +178,20 @@ impl Consumer {
         }
     }
 
-    /// What its driver is made to do. `again`: an earlier cycle has written to a disk; `seed` is this cycle's own.
-    pub fn work(&self, found: &FoundCard, again: bool, seed: u64) -> Vec<Op> {
+    /// What its driver is made to do.
+    pub fn work(&self, found: &FoundCard, w: &Work) -> Vec<Op> {
         let device = self.node(found);
         match self.kind {
             Kind::Nvme | Kind::VirtioBlk => {
-                let verify = Op::BlockVerify { name: self.keep(), device };
-                let io = Op::BlockIo { io: self.io(found, seed, IoLimit::Ops(IO_OPS)) };
-                if again {
-                    vec![verify, io]
-                } else {
-                    vec![io]
+                let mut ops = Vec::new();
+                if w.again {
+                    ops.push(Op::BlockVerify { name: self.keep(), device: device.clone() });
                 }
+                if w.filesystem {
+                    ops.extend(filesystem(device, w.seed));
+                }
+                ops.push(Op::BlockIo { io: self.io(found, w.seed, IoLimit::Ops(IO_OPS)) });
+                ops
             }
             Kind::VirtioNet => vec![Op::NetEcho {
                 interface: device,
@@ -216,6 +247,16 @@ impl Consumer {
                 found.extend(failed_with(&r.errors));
                 found
             }
+            Value::FileIo(r) => {
+                let mut found: Vec<Finding> = lost(r.mismatches, &r.mismatch_examples).into_iter().collect();
+                if r.files == 0 {
+                    found.push(failed("no file was written".into()));
+                }
+                found
+            }
+            Value::Tool(t) if t.status != ToolStatus::Exited(0) => {
+                vec![failed(format!("{:?}: {}", t.status, t.output.trim()))]
+            }
             Value::Echo(r) if r.mismatches > 0 || r.received < r.sent || r.sent == 0 => {
                 vec![failed(format!(
                     "{} of {} came back, {} damaged: {}",
@@ -258,16 +299,29 @@ mod tests {
     #[test]
     fn a_disk_is_verified_before_it_is_written_again() {
         let f = found(&[("block", "nvme0n1"), ("nvme", "nvme0")]);
+        let work = |again| Work { again, filesystem: false, seed: 1 };
         assert!(
-            matches!(&nvme().work(&f, false, 1)[..], [Op::BlockIo { io }] if io.device == "/dev/nvme0n1")
+            matches!(&nvme().work(&f, &work(false))[..], [Op::BlockIo { io }] if io.device == "/dev/nvme0n1")
         );
-        assert!(matches!(&nvme().work(&f, true, 1)[..], [Op::BlockVerify { .. }, Op::BlockIo { .. }]));
+        assert!(matches!(&nvme().work(&f, &work(true))[..], [Op::BlockVerify { .. }, Op::BlockIo { .. }]));
+        let with_fs = nvme().work(&f, &Work { filesystem: true, ..work(true) });
+        assert!(matches!(
+            &with_fs[..],
+            [
+                Op::BlockVerify { .. },
+                Op::RunTool { .. },
+                Op::MountFs { .. },
+                Op::FileIo { .. },
+                Op::Umount { .. },
+                Op::BlockIo { .. }
+            ]
+        ));
         let other = Consumer { slot: vec![2], ..nvme() };
         assert_ne!(nvme().keep(), other.keep());
         assert!(nvme().in_flight(&f, 1).is_some());
         let net = Consumer { kind: Kind::VirtioNet, ..nvme() };
         assert_eq!(net.in_flight(&f, 1), None);
-        assert!(matches!(&net.work(&found(&[("net", "eth0")]), true, 1)[..],
+        assert!(matches!(&net.work(&found(&[("net", "eth0")]), &work(true))[..],
             [Op::NetEcho { interface, .. }] if interface == "eth0"));
     }
 

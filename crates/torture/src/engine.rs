@@ -25,6 +25,7 @@ use crate::check::irqs::Ledger;
 use crate::check::irqs::Lines;
 use crate::check::irqs::Mapping;
 use crate::consumer::Consumer;
+use crate::consumer::Work;
 use crate::finding::Class;
 use crate::finding::Finding;
 use crate::finding::Source;
@@ -101,10 +102,13 @@ pub struct CycleRecord {
     pub load: String,
     /// `rmmod` or `unbind`.
     pub teardown: String,
-    /// Interrupt kind that the endpoint driver held at teardown.
+    /// Interrupt kind that the endpoint-test driver held at teardown; empty without one.
     pub held: String,
-    /// Interrupts raised, all kinds.
+    /// Interrupts that the endpoint-test function raised, all kinds.
     pub raised: u64,
+    /// Things that the other cards' drivers were made to do.
+    #[serde(default)]
+    pub worked: u64,
     /// Mappings created in this cycle.
     pub created: u64,
     /// Mappings released in this cycle.
@@ -132,6 +136,7 @@ pub fn run(machine: &mut dyn Machine, plan: &Plan, hello: Hello, boot_ms: u64, o
         cycle: 0,
         phase: "boot".into(),
         phases_ms: Vec::new(),
+        worked: 0,
     };
     let complete = engine.run(hello, boot_ms).is_some();
     (engine.out)(Event::Ended { complete });
@@ -145,6 +150,8 @@ struct Engine<'a> {
     cycle: u32,
     phase: String,
     phases_ms: Vec<(String, u64)>,
+    /// Things that cards were made to do in this cycle.
+    worked: u64,
 }
 
 /// What the engine carries from cycle to cycle.
@@ -199,6 +206,9 @@ impl Engine<'_> {
     fn prepare(&mut self, hello: &Hello) -> Option<()> {
         let mut others: Vec<&str> =
             self.plan.consumers.iter().flat_map(|c| c.kind.modules()).copied().collect();
+        if self.plan.filesystem {
+            others.push("ext2");
+        }
         let mut seen = BTreeSet::new();
         others.retain(|m| seen.insert(*m));
         for module in [self.plan.target.module.as_str(), ENDPOINT_MODULE].iter().chain(&others).copied() {
@@ -253,8 +263,9 @@ impl Engine<'_> {
             cycle: c.number,
             load: c.load.name().into(),
             teardown: c.teardown.name().into(),
-            held: kind_name(c.held).into(),
+            held: if self.plan.endpoint { kind_name(c.held) } else { "" }.into(),
             raised,
+            worked: std::mem::take(&mut self.worked),
             created: books.ledger.created - created,
             released: books.ledger.released - released,
             misbehaved: books.misbehaved - misbehaved,
@@ -270,7 +281,9 @@ impl Engine<'_> {
     fn use_endpoint(&mut self, c: CyclePlan, ledger: &mut Ledger) -> Option<u64> {
         let endpoint = self.phase("enumerate", |e| e.endpoint())?;
         let mut raised = self.exercise(c.held, ledger)?;
-        let of_link = |d: &Disturbance| !matches!(d, Disturbance::HotSwap | Disturbance::HotPlug);
+        let of_link = |d: &Disturbance| {
+            !matches!(d, Disturbance::HotSwap | Disturbance::HotPlug | Disturbance::Neighbour)
+        };
         for d in self.plan.disturbances.iter().copied().filter(of_link) {
             self.phase(d.name(), |e| e.disturb(d, &endpoint))?;
             if d.spares_endpoint() {
@@ -288,12 +301,21 @@ impl Engine<'_> {
         }
         let seed = plan.seed ^ u64::from(c.number) << 32;
         let mut found = self.phase("cards", |e| e.find_cards())?;
-        self.work(&found, c.number > 1, seed)?;
+        let work = Work { again: c.number > 1, filesystem: plan.filesystem, seed };
+        self.work(&found, &work)?;
         for d in [Disturbance::HotSwap, Disturbance::HotPlug] {
             if plan.disturbances.contains(&d) {
                 self.phase(d.name(), |e| e.swap(d))?;
                 found = self.phase("cards", |e| e.find_cards())?;
-                self.work(&found, true, seed ^ 1 << d as u32)?;
+                self.work(&found, &Work { again: true, seed: seed ^ 1 << d as u32, ..work })?;
+            }
+        }
+        if plan.disturbances.contains(&Disturbance::Neighbour) {
+            let work = Work { again: true, filesystem: false, seed: seed ^ 1 << 9 };
+            self.phase("neighbour", |e| e.unbind_neighbours(&found, &work, ledger))?;
+            found = self.phase("cards", |e| e.find_cards())?;
+            if plan.endpoint {
+                self.raise(c.held, 1, ledger)?;
             }
         }
         let snapshot = self.snapshot(true)?;
@@ -312,16 +334,45 @@ impl Engine<'_> {
 
     fn find_cards(&mut self) -> Option<Vec<FoundCard>> {
         let cards = self.plan.consumers.iter().map(Consumer::at).collect();
-        match self.call(Op::WaitCards { cards, timeout_ms: self.plan.enumerate_timeout_ms })? {
-            Value::Cards(found) => Some(found),
-            v => self.unexpected(&v),
+        match self.call(Op::WaitCards { cards, timeout_ms: self.plan.enumerate_timeout_ms }) {
+            Some(Value::Cards(found)) => Some(found),
+            Some(v) => self.unexpected(&v),
+            None => {
+                // A driver that never comes is often one that waits for ever.
+                self.machine.show_blocked_tasks();
+                None
+            }
         }
     }
 
-    fn work(&mut self, found: &[FoundCard], again: bool, seed: u64) -> Option<()> {
+    /// Functions of one device share a pin or not: each works while the drivers of the others come and go.
+    fn unbind_neighbours(&mut self, found: &[FoundCard], work: &Work, ledger: &mut Ledger) -> Option<()> {
         for (consumer, card) in self.plan.consumers.iter().zip(found) {
-            for op in consumer.work(card, again, seed) {
+            let (driver, device) = (consumer.at().driver, card.address.clone());
+            let bus = || String::from("pci");
+            self.call(Op::Unbind { bus: bus(), driver: driver.clone(), device: device.clone() })?;
+            if self.plan.endpoint {
+                self.raise(IrqKind::Intx, 1, ledger)?;
+            }
+            self.call(Op::Bind { bus: bus(), driver, device })?;
+        }
+        if !self.plan.endpoint {
+            return Some(());
+        }
+        let (bus, driver) = (String::from("pci"), String::from(ENDPOINT_DRIVER));
+        let device = self.endpoint()?;
+        self.call(Op::Unbind { bus: bus.clone(), driver: driver.clone(), device: device.clone() })?;
+        let found = self.find_cards()?;
+        self.work(&found, work)?;
+        self.call(Op::Bind { bus, driver, device })?;
+        self.endpoint().map(drop)
+    }
+
+    fn work(&mut self, found: &[FoundCard], work: &Work) -> Option<()> {
+        for (consumer, card) in self.plan.consumers.iter().zip(found) {
+            for op in consumer.work(card, work) {
                 let value = self.phase(consumer.kind.name(), |e| e.call(op))?;
+                self.worked += 1;
                 self.report(consumer.judge(&value, false));
             }
         }
@@ -566,7 +617,8 @@ fn disturb_ops(d: Disturbance, endpoint: &str) -> Vec<Op> {
         Disturbance::LinkLoss
         | Disturbance::SurpriseRemoval
         | Disturbance::HotSwap
-        | Disturbance::HotPlug => Vec::new(),
+        | Disturbance::HotPlug
+        | Disturbance::Neighbour => Vec::new(),
     }
 }
 

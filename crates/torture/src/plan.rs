@@ -24,6 +24,8 @@ pub struct Plan {
     pub endpoint: bool,
     /// Cards beside it whose drivers are made to work.
     pub consumers: Vec<Consumer>,
+    /// Whether a file system is made, used and unmounted on each disk (the image has a busybox and ext2 then).
+    pub filesystem: bool,
     /// What happens to the link in each cycle, between use and teardown, in this order.
     pub disturbances: Vec<Disturbance>,
     /// Rules by which cards misbehave: how many there are.
@@ -77,6 +79,7 @@ impl Default for Plan {
             msix_vectors: 32,
             endpoint: true,
             consumers: Vec::new(),
+            filesystem: false,
             disturbances: Vec::new(),
             misbehaviours: 0,
             vanishes: false,
@@ -149,6 +152,8 @@ pub enum Disturbance {
     HotSwap,
     /// The same, but the guest takes them out of service first.
     HotPlug,
+    /// Drivers of the other functions of the endpoint's device are unbound while it interrupts, and it is while they work.
+    Neighbour,
 }
 
 /// Something that the world does to a slot.
@@ -177,6 +182,7 @@ impl Disturbance {
             Disturbance::SurpriseRemoval => "surprise-removal",
             Disturbance::HotSwap => "hot-swap",
             Disturbance::HotPlug => "hot-plug",
+            Disturbance::Neighbour => "neighbour",
         }
     }
 

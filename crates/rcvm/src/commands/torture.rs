@@ -48,7 +48,10 @@ const ITS_EVENTS: u32 = 1 << 10;
 /// Run the plan, keep the artifacts, print the verdict.
 pub fn run(args: &TortureArgs) -> Result<u8> {
     let place = front::decide(args.guest.mode)?;
-    let files = guest(&args.guest)?;
+    let mut files = guest(&args.guest)?;
+    if args.filesystem {
+        files.initramfs = images::shell_initramfs(&files.image, &mut |line| eprintln!("{line}"))?;
+    }
     let plan = plan(args, &files);
     let report = Report::new(setting(args, place, &files));
     let mut run = Run {
@@ -97,6 +100,7 @@ fn plan(args: &TortureArgs, files: &Guest) -> Plan {
         msix_vectors: args.msix_vectors,
         endpoint: args.guest.slot == SlotArg::Endpoint && files.board.topology.has(CardKind::EndpointTest),
         consumers: files.board.topology.consumers(),
+        filesystem: args.filesystem,
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
         misbehaviours: files.board.topology.misbehaviours.len() as u32,
         vanishes: files.board.topology.vanishes(),
@@ -118,6 +122,7 @@ const fn disturbance(d: During) -> Disturbance {
         During::SurpriseRemoval => Disturbance::SurpriseRemoval,
         During::HotSwap => Disturbance::HotSwap,
         During::HotPlug => Disturbance::HotPlug,
+        During::Neighbour => Disturbance::Neighbour,
     }
 }
 
