@@ -321,17 +321,19 @@ impl Table {
 }
 
 /// Memory at an address that O_DIRECT takes.
-struct Buffer {
+pub struct Buffer {
     memory: Vec<u8>,
     len: usize,
 }
 
 impl Buffer {
-    fn new(len: usize) -> Buffer {
+    /// Zeroed.
+    pub fn new(len: usize) -> Buffer {
         Buffer { memory: vec![0; len + ALIGN_BYTES], len }
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
+    /// Its bytes.
+    pub fn bytes(&mut self) -> &mut [u8] {
         let at = self.memory.as_ptr().align_offset(ALIGN_BYTES);
         &mut self.memory[at..at + self.len]
     }

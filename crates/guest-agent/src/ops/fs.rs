@@ -2,16 +2,17 @@
 
 use std::fs::File;
 use std::io;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use guest_agent::FileIoResult;
 use guest_agent::OpError;
 use guest_agent::Value;
-use rustix::fs::Advice;
 use rustix::mount::MountFlags;
 use rustix::mount::UnmountFlags;
 
+use super::block::Buffer;
 use super::failed;
 use super::files;
 use super::invalid;
@@ -22,6 +23,7 @@ use super::Root;
 
 const MAX_FILES: u32 = 65536;
 const MAX_FILE_BYTES: u32 = 64 << 20;
+const READ_BYTES: usize = 64 << 10;
 
 /// Mount `device` at `dir`.
 pub fn mount(root: &Root, device: &str, dir: &str, fstype: &str) -> Result<Value, OpError> {
@@ -76,16 +78,25 @@ pub fn io(root: &Root, dir: &str, count: u32, bytes: u32, seed: u64) -> Result<V
 fn write(path: &Path, data: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     io::Write::write_all(&mut file, data)?;
-    file.sync_all()?;
-    // What is clean leaves the page cache, and the read that follows is one of the device.
-    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
-    Ok(())
+    file.sync_all()
 }
 
+/// Past the page cache, so that it is the device that answers. Not every kernel has fadvise, and not every file system O_DIRECT.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut data = Vec::new();
+    let direct = File::options().read(true).custom_flags(libc::O_DIRECT).open(path);
+    let file = match direct {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => File::open(path)?,
+        f => f?,
+    };
+    let (mut data, mut buffer) = (Vec::new(), Buffer::new(READ_BYTES));
     // No file that we wrote is longer, and no other one takes our memory.
-    File::open(path)?.take(u64::from(MAX_FILE_BYTES) + 1).read_to_end(&mut data)?;
+    while data.len() <= MAX_FILE_BYTES as usize {
+        let n = file.read_at(buffer.bytes(), data.len() as u64)?;
+        data.extend_from_slice(&buffer.bytes()[..n]);
+        if n < READ_BYTES {
+            break;
+        }
+    }
     Ok(data)
 }
 
