@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Name of the virtio-console port: `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "rcvm.agent";
 /// Version of this protocol; both sides must agree.
-pub const PROTO_VERSION: u32 = 4;
+pub const PROTO_VERSION: u32 = 5;
 /// Longest line either side accepts, bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
@@ -291,6 +291,8 @@ pub struct SystemState {
     pub taint: u64,
     /// Devices bound to the platform driver `qcom-pcie`.
     pub bound: Vec<String>,
+    /// Class devices, `class/name`, and where each is below /sys/devices as its link tells, e.g. `pci0000:00/0000:00:00.0/tty/x`.
+    pub class_devices: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod defect;
 pub mod engine;
 pub mod finding;
 pub mod machine;
@@ -19,6 +20,7 @@ pub mod stream;
 pub mod summary;
 pub mod verdict;
 
+pub use defect::Defect;
 pub use engine::Event;
 pub use finding::Class;
 pub use finding::Finding;

@@ -4,6 +4,8 @@ use guest_agent::IrqKind;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::defect::Defect;
+
 /// The plan of a torture run, as it travels to the machine that executes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -19,6 +21,8 @@ pub struct Plan {
     pub msix_vectors: u32,
     /// Whether an endpoint is there to be found and used.
     pub endpoint: bool,
+    /// The endpoint's driver is rcvm_defect with this defect, instead of pci_endpoint_test.
+    pub defect: Option<Defect>,
     /// What happens to the link in each cycle, between use and teardown, in this order.
     pub disturbances: Vec<Disturbance>,
     /// Hardware vectors that iMSI-RX has for all functions together.
@@ -67,6 +71,7 @@ impl Default for Plan {
             msi_vectors: 32,
             msix_vectors: 32,
             endpoint: true,
+            defect: None,
             disturbances: Vec::new(),
             hwirqs: 256,
             boot_timeout_ms: 60_000,

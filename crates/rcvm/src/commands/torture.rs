@@ -93,6 +93,7 @@ fn plan(args: &TortureArgs, soc: &rc_model::Soc) -> Plan {
         msi_vectors: args.msi_vectors,
         msix_vectors: args.msix_vectors,
         endpoint: args.guest.slot == SlotArg::Endpoint,
+        defect: args.defect.map(|d| d.0),
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
         hwirqs: if args.guest.msi == Msi::Its { ITS_EVENTS } else { soc.msi_vectors() },
         boot_timeout_ms: args.guest.boot_timeout * 1000,
