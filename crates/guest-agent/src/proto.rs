@@ -466,6 +466,8 @@ pub struct SystemState {
     pub taint: u64,
     /// Devices bound to the platform driver `qcom-pcie`.
     pub bound: Vec<String>,
+    /// Class devices, `class/name`, and where each is below /sys/devices as its link tells, e.g. `pci0000:00/0000:00:00.0/tty/x`.
+    pub class_devices: BTreeMap<String, String>,
 }
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
+use torture::defect::DEFECTS;
+use torture::Defect;
 
 /// Boot real arm64 Linux guests on an emulated Qualcomm/DesignWare PCIe root complex, unbind and rebind the real
 /// pcie-qcom driver, and check from the host that every IRQ mapping was released.
@@ -33,6 +36,8 @@ pub enum Command {
         prerequisite, 3 crash or hang, 4 inconclusive.\n\nArtifacts in --out: report.json, console.log, boot.log (the kernel log up to the agent), trace.bin."
     )]
     Torture(TortureArgs),
+    /// Torture with each defect of `torture --defect` in turn: the checks have to catch it, and find nothing without one
+    Defects(DefectsArgs),
     /// Torture every SoC on every kernel series, and the control that must fail on each
     Matrix(MatrixArgs),
     /// Decode a trace.bin: one register access a line
@@ -140,6 +145,30 @@ pub enum During {
     HotPlug,
     /// Drivers of the other functions of the endpoint's device are unbound while it interrupts, and it is while they work
     Neighbour,
+}
+
+/// A defect of the endpoint's driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefectArg(pub Defect);
+
+impl ValueEnum for DefectArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [DefectArg; DEFECTS.len()] = {
+            let mut all = [DefectArg(Defect::None); DEFECTS.len()];
+            let mut i = 0;
+            while i < all.len() {
+                all[i] = DefectArg(DEFECTS[i].defect);
+                i += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let row = self.0.row();
+        Some(PossibleValue::new(row.name).help(row.about))
+    }
 }
 
 /// Which guest.
@@ -251,6 +280,9 @@ pub struct TortureArgs {
     /// Make, use and unmount a file system on each disk in each cycle (uses the distribution's busybox)
     #[arg(long)]
     pub filesystem: bool,
+    /// The endpoint's driver is one of rcvm's own whose remove has this defect
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with_all = ["during", "slot"])]
+    pub defect: Option<DefectArg>,
     /// Directory for report.json, console.log, boot.log and trace.bin
     #[arg(long, default_value = "rcvm-out", value_name = "DIR")]
     pub out: PathBuf,
@@ -276,6 +308,23 @@ pub struct MatrixArgs {
     pub cycles: u32,
     /// Directory for matrix.md, matrix.json and the artifacts of each run
     #[arg(long, default_value = "rcvm-matrix", value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `rcvm defects`.
+#[derive(Clone, Debug, Args)]
+pub struct DefectsArgs {
+    /// Kernel series, separated by commas: two numbers each, or newest
+    #[arg(long, default_value = "6.12", value_delimiter = ',', value_name = "LIST")]
+    pub series: Vec<String>,
+    /// Defects, separated by commas; all of them if none is given
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
+    pub defect: Vec<DefectArg>,
+    /// Cycles of each run
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub cycles: u32,
+    /// Directory for defects.md and the artifacts of each run
+    #[arg(long, default_value = "rcvm-defects", value_name = "DIR")]
     pub out: PathBuf,
 }
 

@@ -1,5 +1,6 @@
 //! The commands behind the command line.
 
+mod defects;
 mod doctor;
 mod image;
 mod matrix;
@@ -33,6 +34,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Image(c) => image::run(c),
         Command::Run(args) => run::run(&args),
         Command::Torture(args) => torture::run(&args),
+        Command::Defects(args) => defects::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Registers => {

@@ -10,6 +10,7 @@ use guest_agent::Hello;
 use guest_agent::IrqKind;
 use guest_agent::IrqSnapshot;
 use guest_agent::Op;
+use guest_agent::SystemState;
 use guest_agent::Value;
 use guest_agent::PROTO_VERSION;
 use pcie::SlotEvent;
@@ -26,6 +27,7 @@ use crate::check::irqs::Lines;
 use crate::check::irqs::Mapping;
 use crate::consumer::Consumer;
 use crate::consumer::Work;
+use crate::defect;
 use crate::finding::Class;
 use crate::finding::Finding;
 use crate::finding::Source;
@@ -158,6 +160,8 @@ struct Engine<'a> {
 struct Books {
     ledger: Ledger,
     allow: AllowList,
+    /// Before the first probe.
+    system: SystemState,
     cold: Option<Sample>,
     /// Misbehaviours up to now.
     misbehaved: u64,
@@ -182,11 +186,17 @@ impl Engine<'_> {
         }
         self.phase("baseline", |e| e.prepare(&hello))?;
         let baseline = self.phase("baseline", |e| e.snapshot(true))?;
+        let system = self.phase("baseline", Engine::system)?;
         self.machine.take_events();
         // Asking for S4 arms S5: the first access of the first probe shows the state after power-on.
         self.machine.sample(SamplePoint::S4);
-        let mut books =
-            Books { ledger: Ledger::new(baseline, self.lines.clone()), allow, cold: None, misbehaved: 0 };
+        let mut books = Books {
+            ledger: Ledger::new(baseline, self.lines.clone()),
+            allow,
+            system,
+            cold: None,
+            misbehaved: 0,
+        };
         for n in 1..=self.plan.cycles {
             self.cycle = n;
             self.phases_ms.clear();
@@ -211,7 +221,11 @@ impl Engine<'_> {
         }
         let mut seen = BTreeSet::new();
         others.retain(|m| seen.insert(*m));
-        for module in [self.plan.target.module.as_str(), ENDPOINT_MODULE].iter().chain(&others).copied() {
+        let (endpoint, params) = match self.plan.defect {
+            Some(d) => (defect::MODULE, d.row().params()),
+            None => (ENDPOINT_MODULE, String::new()),
+        };
+        for module in [self.plan.target.module.as_str(), endpoint].iter().chain(&others).copied() {
             if !hello.modules.iter().any(|m| m == module) {
                 self.find(Finding::new(
                     Class::OperationFailed,
@@ -224,20 +238,24 @@ impl Engine<'_> {
                 return None;
             }
         }
-        for module in std::iter::once(ENDPOINT_MODULE).chain(others) {
+        self.call(Op::Insmod { module: endpoint.into(), params })?;
+        for module in others {
             self.call(Op::Insmod { module: module.into(), params: String::new() })?;
         }
         Some(())
     }
 
-    fn run_cycle(&mut self, c: CyclePlan, books: &mut Books) -> Option<()> {
+    fn run_cycle(&mut self, mut c: CyclePlan, books: &mut Books) -> Option<()> {
         let (created, released) = (books.ledger.created, books.ledger.released);
         let misbehaved = books.misbehaved;
         if c.number > 1 && self.plan.card_goes() {
             self.machine.fault(SlotFault::Insert);
         }
         self.phase(c.load.name(), |e| e.call(e.load_op(c.load)))?;
-        let raised = if self.plan.endpoint {
+        let raised = if let Some(d) = self.plan.defect {
+            c.held = d.row().irq;
+            self.use_defect(d.row(), &mut books.ledger)?
+        } else if self.plan.endpoint {
             self.use_endpoint(c, &mut books.ledger)?
         } else {
             self.phase("enumerate", |e| e.call(e.wait_port()))?;
@@ -258,7 +276,8 @@ impl Engine<'_> {
         self.phase(c.teardown.name(), |e| e.call(e.teardown_op(c.teardown)))?;
         self.end_io(&io)?;
         let after = self.phase("check", |e| e.snapshot(false))?;
-        self.judge(&after, c.teardown.name(), books);
+        let system = self.phase("check", Engine::system)?;
+        self.judge(&after, &system, c.teardown.name(), books);
         let record = CycleRecord {
             cycle: c.number,
             load: c.load.name().into(),
@@ -407,6 +426,33 @@ impl Engine<'_> {
         Some(())
     }
 
+    /// Wait until rcvm_defect is bound, which it is only if all its interrupts arrived; how many it holds.
+    fn use_defect(&mut self, row: &defect::Row, ledger: &mut Ledger) -> Option<u64> {
+        let wait = Op::WaitDevice {
+            address: defect::ENDPOINT.into(),
+            driver: defect::MODULE.into(),
+            timeout_ms: self.plan.enumerate_timeout_ms,
+        };
+        self.phase("enumerate", |e| e.call(wait))?;
+        // What an earlier cycle left may not be looked into.
+        let snapshot = self.snapshot(ledger.shunned().is_empty())?;
+        ledger.observe(&snapshot);
+        let named = |actions: &str| actions.split(',').any(|a| a.trim() == defect::MODULE);
+        let held = snapshot.irqs.values().filter(|d| named(&d.actions)).count() as u64;
+        if held < u64::from(row.vectors()) {
+            self.find(
+                Finding::new(
+                    Class::OperationFailed,
+                    Source::GuestKernel,
+                    "defect driver without handlers",
+                    format!("{} holds {held} handlers, not {}", defect::MODULE, row.vectors()),
+                )
+                .fact("held", held),
+            );
+        }
+        Some(held)
+    }
+
     fn wait_port(&self) -> Op {
         Op::WaitDevice {
             address: ROOT_PORT.into(),
@@ -504,13 +550,14 @@ impl Engine<'_> {
         Some(x.vectors.len() as u64)
     }
 
-    fn judge(&mut self, after: &IrqSnapshot, teardown: &str, books: &mut Books) {
+    fn judge(&mut self, after: &IrqSnapshot, system: &SystemState, teardown: &str, books: &mut Books) {
         let (events, mut samples) = split_samples(self.machine.take_events());
         samples.remove(&SamplePoint::S5);
         let s4 = self.machine.sample(SamplePoint::S4);
         books.misbehaved = s4.items.iter().filter(|i| i.0.starts_with("misbehaved")).map(|i| i.1).sum();
         samples.insert(SamplePoint::S4, s4);
         let mut found = books.ledger.after_teardown(after);
+        found.extend(check::system::check(&books.system, system));
         found.extend(check::gic::check(&self.machine.spi_state()));
         found.extend(check::device::check(&samples));
         found.extend(check::device::check_events(&events));
@@ -522,6 +569,13 @@ impl Engine<'_> {
     fn snapshot(&mut self, details: bool) -> Option<IrqSnapshot> {
         match self.call(Op::SnapshotIrqs { details })? {
             Value::Irqs(s) => Some(s),
+            v => self.unexpected(&v),
+        }
+    }
+
+    fn system(&mut self) -> Option<SystemState> {
+        match self.call(Op::SystemState)? {
+            Value::System(s) => Some(s),
             v => self.unexpected(&v),
         }
     }

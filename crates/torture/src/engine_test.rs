@@ -27,6 +27,10 @@ enum Fault {
     HalfTheVectors,
     /// The second bind fails.
     BindFails,
+    /// A class device of the endpoint stays.
+    ClassDeviceStays,
+    /// The defect driver is bound and holds nothing.
+    NoHandlers,
 }
 
 struct Fake {
@@ -65,9 +69,23 @@ impl Fake {
             Some(IrqKind::Intx) => (1, "GICv3"),
             Some(IrqKind::Msi | IrqKind::MsiX) => (32, "PCI-MSI"),
         };
+        let actions = if self.fault == Fault::NoHandlers { "" } else { defect::MODULE };
         for i in 0..n {
-            let d = IrqDesc { chip: chip.into(), hwirq: Some(0x8_0000 + u64::from(i)), ..IrqDesc::default() };
+            let d = IrqDesc {
+                chip: chip.into(),
+                hwirq: Some(0x8_0000 + u64::from(i)),
+                actions: actions.into(),
+                ..IrqDesc::default()
+            };
             s.irqs.insert(20 + i, d);
+        }
+        s
+    }
+
+    fn system(&self) -> SystemState {
+        let mut s = SystemState::default();
+        if self.fault == Fault::ClassDeviceStays && self.loads > 0 {
+            s.class_devices.insert("x/x1".into(), "pci0000:00/0000:01:00.0/x/x1".into());
         }
         s
     }
@@ -109,7 +127,9 @@ impl Machine for Fake {
         self.clock_ms += 7;
         self.ops.push(op.clone());
         match op {
-            Op::Insmod { ref module, .. } if module == ENDPOINT_MODULE => Ok(Value::Done),
+            Op::Insmod { ref module, .. } if module == ENDPOINT_MODULE || module == defect::MODULE => {
+                Ok(Value::Done)
+            }
             Op::Insmod { .. } | Op::Bind { .. } => {
                 self.loads += 1;
                 match self.fault {
@@ -135,6 +155,11 @@ impl Machine for Fake {
             }
             Op::Rmmod { .. } | Op::Unbind { .. } => {
                 self.teardown();
+                Ok(Value::Done)
+            }
+            Op::SystemState => Ok(Value::System(self.system())),
+            Op::WaitDevice { ref driver, .. } if driver == defect::MODULE => {
+                self.held = Some(IrqKind::Msi);
                 Ok(Value::Done)
             }
             Op::Suspend { .. } | Op::LinkControl { .. } | Op::WaitDevice { .. } => Ok(Value::Done),
@@ -182,7 +207,7 @@ fn hello() -> Hello {
         proto: PROTO_VERSION,
         release: "6.12.117".into(),
         version: "#1".into(),
-        modules: vec![Plan::default().target.module, ENDPOINT_MODULE.into()],
+        modules: vec![Plan::default().target.module, ENDPOINT_MODULE.into(), defect::MODULE.into()],
         image: "modular".into(),
         irq_debugfs: true,
         boot_log: String::new(),
@@ -363,4 +388,39 @@ fn a_card_that_vanishes_is_put_back_for_the_next_cycle() {
     let mut m = fake(Fault::None);
     run(&mut m, &Plan { cycles: 2, vanishes: true, ..Plan::default() }, hello(), 1, &mut |_| {});
     assert_eq!(m.faults.iter().map(|f| f.1.clone()).collect::<Vec<_>>(), [SlotFault::Insert]);
+}
+
+#[test]
+fn a_defect_loads_its_driver_with_parameters_and_raises_nothing_through_the_other() {
+    let mut m = fake(Fault::None);
+    let plan = Plan { cycles: 2, defect: Some(defect::Defect::MappingLeft), ..Plan::default() };
+    let mut events = Vec::new();
+    run(&mut m, &plan, hello(), 1, &mut |e| events.push(e));
+    let params = "irq=msi vectors=4 defect=mapping-left".to_owned();
+    assert_eq!(m.ops[0], Op::Insmod { module: defect::MODULE.into(), params });
+    assert!(!m.ops.iter().any(|o| matches!(o, Op::WaitEndpoint { .. } | Op::ExerciseIrqs { .. })));
+    let done: Vec<_> = records(&events).iter().map(|c| (c.held.clone(), c.raised, c.created)).collect();
+    assert_eq!(done, vec![("msi".to_owned(), 32, 32); 2]);
+    assert!(events.contains(&Event::Ended { complete: true }));
+}
+
+#[test]
+fn a_defect_driver_without_handlers_proves_nothing() {
+    let mut m = fake(Fault::NoHandlers);
+    let plan = Plan { cycles: 1, defect: Some(defect::Defect::None), ..Plan::default() };
+    let mut rules = Vec::new();
+    run(&mut m, &plan, hello(), 1, &mut |e| {
+        if let Event::Finding(f) = e {
+            rules.push((f.class, f.rule));
+        }
+    });
+    assert_eq!(rules, [(Class::OperationFailed, "defect driver without handlers".to_owned())]);
+}
+
+#[test]
+fn a_class_device_that_stays_is_a_leak_of_any_driver() {
+    let (events, verdict) = run_fake(&mut fake(Fault::ClassDeviceStays), 1, hello());
+    assert_eq!(verdict, Verdict::Leak);
+    assert!(events.iter().any(|e| matches!(e, Event::Finding(f) if f.class == Class::DeviceLeak
+        && f.evidence["owner"] == "0000:01:00.0")));
 }

@@ -15,6 +15,8 @@ pub enum Class {
     IrqDangling,
     /// An IRQ mapping or domain that existed before the first probe is gone.
     IrqLost,
+    /// A device, or a reference to a module, that did not exist before the first probe is still there after teardown.
+    DeviceLeak,
     /// A raised interrupt did not reach its handler.
     IrqUndelivered,
     /// A function tried DMA after it should have been quiet.
@@ -48,6 +50,7 @@ impl Class {
             Class::IrqLeak => "irq-leak",
             Class::IrqDangling => "irq-dangling",
             Class::IrqLost => "irq-lost",
+            Class::DeviceLeak => "device-leak",
             Class::IrqUndelivered => "irq-undelivered",
             Class::DmaAfterStop => "dma-after-stop",
             Class::RogueMsi => "rogue-msi",

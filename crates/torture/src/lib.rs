@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod consumer;
+pub mod defect;
 pub mod engine;
 pub mod finding;
 pub mod machine;
@@ -21,6 +22,7 @@ pub mod summary;
 pub mod verdict;
 
 pub use consumer::Consumer;
+pub use defect::Defect;
 pub use engine::Event;
 pub use finding::Class;
 pub use finding::Finding;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::consumer::Consumer;
+use crate::defect::Defect;
 
 /// The plan of a torture run, as it travels to the machine that executes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub struct Plan {
     pub consumers: Vec<Consumer>,
     /// Whether a file system is made, used and unmounted on each disk (the image has a busybox and ext2 then).
     pub filesystem: bool,
+    /// The endpoint's driver is rcvm_defect with this defect, instead of pci_endpoint_test.
+    pub defect: Option<Defect>,
     /// What happens to the link in each cycle, between use and teardown, in this order.
     pub disturbances: Vec<Disturbance>,
     /// Rules by which cards misbehave: how many there are.
@@ -80,6 +83,7 @@ impl Default for Plan {
             endpoint: true,
             consumers: Vec::new(),
             filesystem: false,
+            defect: None,
             disturbances: Vec::new(),
             misbehaviours: 0,
             vanishes: false,

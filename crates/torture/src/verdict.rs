@@ -41,6 +41,7 @@ impl Verdict {
                 Class::IrqLeak
                 | Class::IrqDangling
                 | Class::IrqLost
+                | Class::DeviceLeak
                 | Class::DmaAfterStop
                 | Class::RogueMsi
                 | Class::GatedAccess

@@ -1,5 +1,6 @@
 //! Who we are, what is loaded, and ending it all.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Read;
@@ -64,7 +65,7 @@ fn kmsg_line(record: &str) -> String {
     format!("[{:5}.{:06}] {text}\n", us / 1_000_000, us % 1_000_000)
 }
 
-/// Modules, PCI devices, taint, bound controllers.
+/// Modules, PCI and class devices, taint, bound controllers.
 pub fn state(root: &Root) -> SystemState {
     let modules = root
         .text("proc/modules")
@@ -84,7 +85,25 @@ pub fn state(root: &Root) -> SystemState {
         pci_devices,
         taint: root.text("proc/sys/kernel/tainted").parse().unwrap_or(0),
         bound,
+        class_devices: class_devices(root),
     }
+}
+
+/// Class devices by `class/name`. An entry of a class is a link that outlives the directory it points to, if the device's parent
+/// went first (drivers/base/core.c: device_add_class_symlinks()): the link is read, not followed.
+fn class_devices(root: &Root) -> BTreeMap<String, String> {
+    let dir = root.path("sys/class");
+    let mut all = BTreeMap::new();
+    for class in names(&dir) {
+        for name in names(&dir.join(&class)) {
+            // Attributes of a class are files.
+            let Ok(link) = std::fs::read_link(dir.join(&class).join(&name)) else { continue };
+            let path = link.to_string_lossy();
+            let below = path.split_once("devices/").map_or(&*path, |(_, below)| below);
+            all.insert(format!("{class}/{name}"), below.to_owned());
+        }
+    }
+    all
 }
 
 /// Panic on purpose.
@@ -125,5 +144,18 @@ mod tests {
             (s.taint, s.bound, s.pci_devices),
             (512, vec!["1c00000.pcie".to_owned()], vec!["0000:00:00.0".to_owned()])
         );
+    }
+
+    #[test]
+    fn a_class_device_whose_directory_is_gone_is_still_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let class = dir.path().join("sys/class/tty");
+        std::fs::create_dir_all(&class).unwrap();
+        std::fs::write(class.join("version"), "1").unwrap();
+        std::os::unix::fs::symlink("../../devices/pci0000:00/0000:00:00.0/tty/ttyX0", class.join("ttyX0"))
+            .unwrap();
+        let got = state(&Root(dir.path().into())).class_devices;
+        let want = ("tty/ttyX0".to_owned(), "pci0000:00/0000:00:00.0/tty/ttyX0".to_owned());
+        assert_eq!(got, BTreeMap::from([want]));
     }
 }

@@ -101,6 +101,7 @@ fn plan(args: &TortureArgs, files: &Guest) -> Plan {
         endpoint: args.guest.slot == SlotArg::Endpoint && files.board.topology.has(CardKind::EndpointTest),
         consumers: files.board.topology.consumers(),
         filesystem: args.filesystem,
+        defect: args.defect.map(|d| d.0),
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
         misbehaviours: files.board.topology.misbehaviours.len() as u32,
         vanishes: files.board.topology.vanishes(),

@@ -6,3 +6,4 @@ pub mod allow;
 pub mod device;
 pub mod gic;
 pub mod irqs;
+pub mod system;
