@@ -20,8 +20,10 @@ const PATTERNS: &[(&str, Class, &str)] = &[
     (BLOCKED, Class::Hang, "blocked-task"),
     ("detected stalls on CPUs", Class::Hang, "rcu-stall"),
     ("BUG: ", Class::KernelSplat, "bug"),
-    ("WARNING: CPU:", Class::KernelSplat, "warn"),
     ("WARNING: possible", Class::KernelSplat, "lockdep"),
+    // "WARNING: CPU: 0 PID: 1 at file:line function" in 6.12, "WARNING: file:line at function, CPU#0: comm/1" or without the file
+    // in 7.3 (kernel/panic.c: __warn()).
+    ("WARNING: ", Class::KernelSplat, "warn"),
     ("removing non-empty directory", Class::KernelSplat, "proc-leak"),
     ("Trying to free already-free IRQ", Class::KernelSplat, "double-free-irq"),
     ("nobody cared", Class::KernelSplat, "nobody-cared"),
@@ -165,7 +167,7 @@ fn strip_stamp(line: &str) -> &str {
 /// The part of a message that is the same each time it happens: ` at file:line` or the text without numbers.
 fn site(text: &str) -> String {
     if let Some((_, at)) = text.split_once(" at ") {
-        return at.split_whitespace().next().unwrap_or("").to_owned();
+        return at.split_whitespace().next().unwrap_or("").trim_end_matches(',').to_owned();
     }
     text.chars().filter(|c| !c.is_ascii_digit()).take(60).collect()
 }
@@ -173,6 +175,26 @@ fn site(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warning_is_one_in_every_form_that_kernels_give_it() {
+        for (text, site) in [
+            (
+                "WARNING: CPU: 0 PID: 1 at kernel/irq/manage.c:1939 free_irq+0x2cc/0x2f0",
+                "kernel/irq/manage.c:1939",
+            ),
+            ("WARNING: at free_irq+0x27c/0x2a0, CPU#0: init/1", "free_irq+0x27c/0x2a0"),
+            (
+                "WARNING: kernel/irq/manage.c:1920 at free_irq+0x27c/0x2a0, CPU#0: init/1",
+                "free_irq+0x27c/0x2a0",
+            ),
+        ] {
+            let mut s = Scanner::default();
+            s.feed(format!("[    1.487786] {text}\n").as_bytes());
+            let f = s.finish().unwrap();
+            assert_eq!((f.class, f.rule), (Class::KernelSplat, format!("console warn: {site}")));
+        }
+    }
 
     #[test]
     fn each_blocked_task_is_a_hang_with_its_own_trace() {
