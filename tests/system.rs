@@ -111,6 +111,11 @@ impl Run {
         String::from_utf8(out.stdout).expect("text")
     }
 
+    fn assert_verdict(&self, verdict: &str, code: i32) {
+        let line = self.verdict_line();
+        assert!(line.starts_with(&format!("verdict: {verdict} ")) && self.code == code, "{}", self.all());
+    }
+
     fn classes(&self) -> Vec<String> {
         let r = self.report();
         let all = r["findings"].as_array().cloned().unwrap_or_default();
@@ -243,6 +248,70 @@ fn a_guest_that_sleeps_and_whose_link_is_reset_and_lost_leaves_nothing() {
 }
 
 #[test]
+fn disks_and_networks_work_behind_switches_and_are_torn_down_with_io_in_flight() {
+    let r = torture(&[
+        "--cycles",
+        "2",
+        "--filesystem",
+        "--endpoint",
+        "switch",
+        "--endpoint",
+        "switch,port=0.1",
+        "--endpoint",
+        "nvme,port=0.1.0,size=16M",
+        "--endpoint",
+        "virtio-blk,port=0.0,size=16M",
+        "--endpoint",
+        "virtio-net,port=0.0",
+    ]);
+    r.assert_verdict("clean", 0);
+    for c in r.report()["cycles"].as_array().unwrap() {
+        assert!(c["worked"].as_u64().unwrap() >= 11 && c["created"].as_u64().unwrap() > 10, "{c}");
+    }
+}
+
+#[test]
+fn a_line_is_shared_and_slots_are_swapped_while_the_bridge_is_bound() {
+    let r = torture(&[
+        "--cycles",
+        "1",
+        "--during",
+        "neighbour",
+        "--endpoint",
+        "endpoint-test",
+        "--endpoint",
+        "serial",
+    ]);
+    r.assert_verdict("clean", 0);
+    let r = torture(&[
+        "--cycles",
+        "1",
+        "--during",
+        "hot-swap,hot-plug",
+        "--endpoint",
+        "switch",
+        "--endpoint",
+        "nvme,port=0.0,size=16M",
+        "--endpoint",
+        "serial,port=0.1",
+    ]);
+    r.assert_verdict("clean", 0);
+}
+
+#[test]
+fn a_card_that_misbehaves_and_a_driver_with_a_defect_are_caught_and_without_one_nothing_is() {
+    let r = torture(&["--cycles", "1", "--misbehave", "late-msi,on=phase:check,delay-us=10"]);
+    r.assert_verdict("leak", 1);
+    assert!(r.classes().contains(&"dma-after-stop".into()), "{:?}", r.classes());
+    let r = torture(&["--cycles", "1", "--misbehave", "lose-vector,vector=3", "--msi-vectors", "4"]);
+    assert!(r.classes().contains(&"irq-undelivered".into()), "{:?}", r.classes());
+    let r = torture(&["--cycles", "2", "--defect", "msix-not-freed"]);
+    r.assert_verdict("leak", 1);
+    assert!(r.classes().contains(&"irq-dangling".into()), "{:?}", r.classes());
+    torture(&["--cycles", "2", "--defect", "none"]).assert_verdict("clean", 0);
+}
+
+#[test]
 fn msis_by_an_its_and_a_port_without_a_card_leave_nothing() {
     let r = torture(&["--cycles", "1", "--msi", "its"]);
     assert_eq!((r.code, r.report()["verdict"].as_str()), (0, Some("clean")), "{}", r.all());
@@ -321,6 +390,20 @@ fn a_kernel_of_another_architecture_or_cut_short_is_refused_by_name() {
     std::fs::create_dir(&empty).unwrap();
     let run = plain(&["torture", "--kernel", image, "--modules", &empty, "--out", &path("out")]);
     assert_refused(run.status.code(), &String::from_utf8_lossy(&run.stderr), &[&empty, "pcie-qcom.ko"]);
+}
+
+#[test]
+fn topologies_that_cannot_be_are_refused_with_their_place() {
+    for (args, says) in [
+        (["--endpoint", "toaster"], "toaster"),
+        (["--endpoint", "nvme,port=0.1"], "no switch in slot 0"),
+        (["--endpoint", "nvme,size=3"], "1M to 512M"),
+        (["--misbehave", "vanish"], "needs a trigger"),
+        (["--topology", "/nonexistent/cards.toml"], "cannot read it"),
+    ] {
+        let out = plain(&["torture", args[0], args[1]]);
+        assert_refused(out.status.code(), &String::from_utf8_lossy(&out.stderr), &[args[0], says]);
+    }
 }
 
 #[test]

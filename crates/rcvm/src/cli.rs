@@ -303,6 +303,9 @@ pub struct MatrixArgs {
     /// SoCs, separated by commas; all of them if none is given
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub soc: Vec<String>,
+    /// Only these rows, by their names in the table, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "LIST", conflicts_with = "soc")]
+    pub only: Vec<String>,
     /// Cycles of each run: 4 have every way of loading and of tearing down
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub cycles: u32,

@@ -197,7 +197,10 @@ fn topology(args: &GuestArgs) -> Result<Topology> {
     for m in &args.misbehave {
         t.misbehaviours.push(Misbehaviour::parse(m).context("--misbehave")?);
     }
-    t.check()?;
+    t.check().with_context(|| match &args.topology {
+        Some(file) => format!("--topology {}", file.display()),
+        None => "--endpoint, --misbehave".into(),
+    })?;
     Ok(t)
 }
 

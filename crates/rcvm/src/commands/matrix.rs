@@ -20,7 +20,7 @@ use crate::cli::MatrixArgs;
 const CONTROLS: [(&str, &str); 3] = [("naive", "sm8250"), ("late", "sm8250"), ("rk-intx-leak", "rk3568")];
 
 /// Ways to use the default SoC, with their options: wiring, gating, and what happens to the link in each cycle.
-const WAYS: [(&str, &[&str]); 13] = [
+const WAYS: [(&str, &[&str]); 19] = [
     ("strict gating", &["--gating", "strict"]),
     ("MSIs by an ITS", &["--msi", "its"]),
     ("PHY at the port", &["--phy-at-port", "auto", "--soc", "x1e80100"]),
@@ -34,6 +34,60 @@ const WAYS: [(&str, &[&str]); 13] = [
     ("empty slot", &["--slot", "empty"]),
     ("mute card", &["--slot", "mute"]),
     ("retries", &["--rrs", "3"]),
+    ("NVMe", &["--endpoint", "nvme,size=16M", "--filesystem"]),
+    (
+        "virtio",
+        &[
+            "--endpoint",
+            "virtio-blk,size=16M",
+            "--endpoint",
+            "virtio-net",
+            "--endpoint",
+            "virtio-rng",
+            "--endpoint",
+            "virtio-console",
+        ],
+    ),
+    ("INTx shared", &["--endpoint", "endpoint-test", "--endpoint", "serial", "--during", "neighbour"]),
+    (
+        "switches",
+        &[
+            "--endpoint",
+            "switch",
+            "--endpoint",
+            "switch,port=0.1",
+            "--endpoint",
+            "nvme,port=0.1.0,size=16M",
+            "--endpoint",
+            "virtio-net,port=0.0",
+        ],
+    ),
+    (
+        "hot-plug",
+        &[
+            "--endpoint",
+            "switch",
+            "--endpoint",
+            "nvme,port=0.0,size=16M",
+            "--endpoint",
+            "serial,port=0.1",
+            "--during",
+            "hot-plug",
+        ],
+    ),
+    (
+        "hot-swap",
+        &[
+            "--endpoint",
+            "switch",
+            "--endpoint",
+            "nvme,port=0.0,size=16M",
+            "--endpoint",
+            "serial,port=0.1",
+            "--during",
+            "hot-swap",
+        ],
+    ),
 ];
 
 /// What a kernel does not survive, as we have seen it: way, first series, reason. See docs/hazards.md.
@@ -95,18 +149,25 @@ pub fn run(args: &MatrixArgs) -> Result<u8> {
         images::build(CONTROLS[0].0, *s, &mut |line| eprintln!("{line}"))?;
     }
     // Who names SoCs wants those.
-    let ways: &[_] = if args.soc.is_empty() { &WAYS } else { &[] };
+    let ways: &[_] = if args.soc.is_empty() || !args.only.is_empty() { &WAYS } else { &[] };
+    let rows = || {
+        soc::SOCS.iter().map(|s| s.name).chain(CONTROLS.iter().map(|c| c.0)).chain(WAYS.iter().map(|w| w.0))
+    };
+    if let Some(unknown) = args.only.iter().find(|o| !rows().any(|r| r == o.as_str())) {
+        bail!("--only {unknown}: there is {}", rows().collect::<Vec<_>>().join(", "));
+    }
+    let wanted = |row: &str| args.only.is_empty() || args.only.iter().any(|o| o == row);
     let mut cells = Vec::new();
     for s in &series {
         for soc in &socs {
-            if knows(*s, soc) {
+            if knows(*s, soc) && wanted(soc.name) {
                 cells.push(cell(args, soc.name, &["--soc", soc.name], *s)?);
             }
         }
-        for (control, soc) in CONTROLS {
+        for (control, soc) in CONTROLS.iter().filter(|c| wanted(c.0)) {
             cells.push(cell(args, control, &["--soc", soc, "--profile", control], *s)?);
         }
-        for (way, options) in ways.iter().filter(|w| is_known(w.1, *s)) {
+        for (way, options) in ways.iter().filter(|w| is_known(w.1, *s) && wanted(w.0)) {
             cells.push(cell(args, way, options, *s)?);
         }
     }
