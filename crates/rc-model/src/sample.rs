@@ -31,6 +31,7 @@ pub enum SamplePoint {
 /// |---|---|
 /// | `ep.command`, `ep.msi.enable`, `ep.msi.addr`, `ep.msi.data`, `ep.msi.mask`, `ep.msi.pending`, `ep.msix.enable`, `ep.msix.fmask`, `ep.msix.unmasked`, `ep.msix.programmed`, `ep.msix.pending`, `ep.intx` | function 0 of the card: COMMAND, MSI and MSI-X state (`unmasked`/`programmed`: entry counts), INTx pins asserted. `ep:1.…` is function 1 of the device |
 /// | `ep.virtio.status`, `ep.virtio.queues_enabled` | virtio function: device status, queues that the driver has enabled |
+/// | `ep.vfio.alive` | function that a vfio-user server has: whether the server still answers |
 /// | `misbehaved`, `stuck-intx` | of a card that misbehaves: how often it has, and whether it keeps INTA asserted |
 /// | `ep.nvme.enabled`, `ep.nvme.queues`, `ep.nvme.inflight` | NVMe controller: whether it processes commands, I/O queues of both kinds that exist, I/O commands that it has fetched and not completed |
 /// | `sw.command`, `sw.port[k].dllla`, `sw.port[k].slot_status`, `sw.port[k].sltctl`, `sw.port[k].command`, `sw.port[k].msi.enable` | a switch: its upstream port's COMMAND, its downstream ports. Cards in slots have their path behind `ep` or `sw`: `ep/0.command`, `sw/1.port[0].dllla` |
