@@ -435,3 +435,84 @@ impl Msix {
         u64::from(self.vectors).div_ceil(64) * 8
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REGIONS: [u64; BARS] = [0x1000, 0, 0x800, 0, 0, 5];
+
+    /// A header with two memory BARs, whose capabilities begin at 0x40 with these bytes.
+    fn with_caps(caps: &[u8]) -> [u8; BYTES] {
+        let mut c = [0; BYTES];
+        c[0x34] = 0x40;
+        c[0x40..0x40 + caps.len()].copy_from_slice(caps);
+        c
+    }
+
+    #[test]
+    fn msi_registers_are_where_the_flags_say() {
+        for (flags, data, mask) in
+            [(0x00, 8, None), (0x80, 0xc, None), (0x100, 8, Some(0xc)), (0x180, 0xc, Some(0x10))]
+        {
+            let caps = [5, 0, flags as u8, (flags >> 8) as u8];
+            let mut r = Registers::new(with_caps(&caps), &REGIONS).unwrap();
+            r.write(0x44, Width::B4, 0x1234_5000);
+            r.write(0x40 + data, Width::B2, 0x77);
+            r.write(0x42, Width::B2, 0xffff);
+            assert_eq!(r.overlay(0x42, Width::B2, 0), flags | 0x71, "{flags:#x}");
+            assert_eq!(r.raise(0), Some(Message { addr: 0x1234_5000, data: 0x77 }));
+            assert_eq!(r.raise(1), None, "there is one");
+            if let Some(mask) = mask {
+                r.write(0x40 + mask, Width::B4, 1);
+                assert_eq!((r.raise(0), r.take_unmasked()), (None, vec![]));
+                r.write(0x40 + mask, Width::B4, 0);
+                assert_eq!(r.take_unmasked().len(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_that_does_not_fit_is_refused() {
+        let bridge = |c: &mut [u8; BYTES]| c[0x0e] = 1;
+        let endless = |c: &mut [u8; BYTES]| c[0x41] = 0x40;
+        let far =
+            |c: &mut [u8; BYTES]| c[0x40..0x4c].copy_from_slice(&[0x11, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
+        let changes: [(fn(&mut [u8; BYTES]), &str); 3] =
+            [(bridge, "of type 1"), (endless, "does not end"), (far, "not in BAR 0")];
+        for (change, says) in changes {
+            let mut c = with_caps(&[]);
+            change(&mut c);
+            let e = Registers::new(c, &REGIONS).unwrap_err();
+            assert!(e.contains(says), "{e}");
+        }
+        let e = Registers::new(with_caps(&[]), &[1 << 40, 0, 0, 0, 0, 0]).unwrap_err();
+        assert!(e.contains("BAR 0"), "{e}");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_says_and_a_guest_writes_is_survived(
+            bytes in prop::collection::vec(any::<u8>(), BYTES - 0x34),
+            writes in prop::collection::vec((0u16..0x1000, any::<u32>()), 0..40),
+            vector in any::<u32>(),
+        ) {
+            let mut c = [0; BYTES];
+            c[0x34..].copy_from_slice(&bytes);
+            if let Ok(mut r) = Registers::new(c, &REGIONS) {
+                for (off, v) in writes {
+                    r.write(off & !3, Width::B4, v.into());
+                    r.overlay(off & !3, Width::B4, 0);
+                    r.raise(vector % 64);
+                    r.raise(vector);
+                    r.hit(v.into(), Width::B8);
+                    r.take_unmasked();
+                }
+                r.reset();
+                prop_assert_eq!((r.command(), r.claims()), (0, vec![]));
+            }
+        }
+    }
+}
