@@ -98,6 +98,8 @@ pub type Host<'a> = dyn FnMut(Dma<'_>) -> DmaAnswer + 'a;
 pub struct Connection {
     stream: UnixStream,
     timeout: Duration,
+    /// When what runs now began: all of it has `timeout`.
+    begun: Instant,
     next_id: u16,
     /// Received, not yet a whole message.
     received: Vec<u8>,
@@ -105,11 +107,23 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connect to the server at `socket`, which answers each command within `timeout`.
+    /// Connect to the server at `socket`, which has `timeout` for what lies between two calls of [`Connection::begin`].
     pub fn open(socket: &Path, timeout: Duration) -> io::Result<Connection> {
         let stream = UnixStream::connect(socket)?;
         stream.set_nonblocking(true)?;
-        Ok(Connection { stream, timeout, next_id: 0, received: Vec::new(), postponed: VecDeque::new() })
+        Ok(Connection {
+            stream,
+            timeout,
+            begun: Instant::now(),
+            next_id: 0,
+            received: Vec::new(),
+            postponed: VecDeque::new(),
+        })
+    }
+
+    /// Something begins for which the server has its time.
+    pub fn begin(&mut self) {
+        self.begun = Instant::now();
     }
 
     /// Send a command and wait for its reply; commands of the server that arrive before it are served by `host`.
@@ -120,17 +134,16 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         host: &mut Host<'_>,
     ) -> Result<Answer, Failure> {
-        let begun = Instant::now();
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
-        self.send(&Header { id, command, ..Header::default() }.message(parts), fds, begun)?;
+        self.send(&Header { id, command, ..Header::default() }.message(parts), fds)?;
         loop {
             let Some(m) = self.next_message()? else {
-                self.receive_until(begun)?;
+                self.receive_until()?;
                 continue;
             };
             // A server that sends commands of its own without end is as bad as one that sends nothing.
-            self.check_time(begun)?;
+            self.check_time()?;
             let (h, payload) = split(&m)?;
             if h.flags & wire::TYPE != wire::REPLY {
                 self.serve(m, host)?;
@@ -186,7 +199,7 @@ impl Connection {
             DmaAnswer::Done(_) if h.flags & wire::NO_REPLY != 0 => Ok(()),
             DmaAnswer::Done(read) => {
                 let reply = h.reply().message(&[&wire::longs(&[addr, bytes]), &read]);
-                self.send(&reply, &[], Instant::now())
+                self.send(&reply, &[])
             }
             DmaAnswer::Later if self.postponed.len() < MOST_POSTPONED => {
                 self.postponed.push_back(message);
@@ -208,7 +221,7 @@ impl Connection {
         if h.flags & wire::NO_REPLY != 0 {
             return Ok(());
         }
-        self.send(&h.refusal(why.raw_os_error() as u32).message(&[]), &[], Instant::now())
+        self.send(&h.refusal(why.raw_os_error() as u32).message(&[]), &[])
     }
 
     /// The next whole message that has been received.
@@ -246,22 +259,22 @@ impl Connection {
         }
     }
 
-    /// The same, but wait for it while the time of a command that began at `begun` lasts.
-    fn receive_until(&mut self, begun: Instant) -> Result<(), Failure> {
+    /// The same, but wait for it while there is time.
+    fn receive_until(&mut self) -> Result<(), Failure> {
         if self.receive()? {
             return Ok(());
         }
         // The server may be waiting for what was postponed; half of the time is left for the reply.
         let patience = if self.postponed.is_empty() { self.timeout } else { self.timeout / 2 };
-        if begun.elapsed() >= patience {
-            self.check_time(begun)?;
+        if self.begun.elapsed() >= patience {
+            self.check_time()?;
             return self.refuse_postponed();
         }
-        self.wait(PollFlags::IN, patience.saturating_sub(begun.elapsed()))
+        self.wait(PollFlags::IN, patience.saturating_sub(self.begun.elapsed()))
     }
 
-    fn check_time(&self, begun: Instant) -> Result<(), Failure> {
-        if begun.elapsed() < self.timeout {
+    fn check_time(&self) -> Result<(), Failure> {
+        if self.begun.elapsed() < self.timeout {
             Ok(())
         } else {
             Err(Failure::Stalled(self.timeout))
@@ -276,7 +289,7 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, message: &[u8], fds: &[BorrowedFd<'_>], begun: Instant) -> Result<(), Failure> {
+    fn send(&mut self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
         let mut sent = 0;
         while sent < message.len() {
@@ -290,8 +303,8 @@ impl Connection {
                 Ok(n) => sent += n,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    self.check_time(begun)?;
-                    self.wait(PollFlags::OUT, self.timeout.saturating_sub(begun.elapsed()))?;
+                    self.check_time()?;
+                    self.wait(PollFlags::OUT, self.timeout.saturating_sub(self.begun.elapsed()))?;
                 }
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(Failure::Closed),
                 Err(e) => return Err(Failure::Socket(e.into())),

@@ -56,7 +56,7 @@ const NAME: &str = "vfio-user";
 pub struct VfioUserSpec {
     /// Its UNIX socket.
     pub socket: PathBuf,
-    /// Longest time of one call, host time.
+    /// Longest host time of one exchange. An access has at most three: itself, the unmask of INTx, what the server wants.
     pub timeout: Duration,
 }
 
@@ -167,6 +167,7 @@ impl Server {
         payload: &[u8],
         bytes: usize,
     ) -> Result<Vec<u8>, ConnectError> {
+        self.connection.begin();
         match self.connection.call(command, &[payload], &[], &mut later)? {
             Answer::Done(reply) if reply.len() >= bytes => Ok(reply),
             Answer::Done(_) => Err(Failure::Protocol(format!("the reply to {what} is too short")).into()),
@@ -370,7 +371,9 @@ impl VfioUser {
 
     /// Do something with the server; `None`: it has failed, now or before.
     fn with_server<R>(&mut self, f: impl FnOnce(&mut Server) -> Result<R, Failure>) -> Option<R> {
-        match f(self.server.as_mut()?) {
+        let server = self.server.as_mut()?;
+        server.connection.begin();
+        match f(server) {
             Ok(done) => Some(done),
             Err(why) => {
                 log::warn!("vfio-user device lost: {why}");

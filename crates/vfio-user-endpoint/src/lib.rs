@@ -1,6 +1,6 @@
 //! A PCIe function whose device model runs in a process of the user's own, reached over vfio-user on a UNIX socket.
 //!
-//! This is no model crate: it talks to another process and measures host time. A call to it ends within the time of
+//! This is no model crate: it talks to another process and measures host time. Each exchange with it ends within
 //! [`VfioUserSpec::timeout`], whatever that process does.
 //!
 //! *Modelled*: BARs, COMMAND, MSI and MSI-X registers (the model decides by them, so it owns them; the server sees each write),

@@ -480,7 +480,8 @@ mod tests {
         let endless = |c: &mut [u8; BYTES]| c[0x41] = 0x40;
         let far =
             |c: &mut [u8; BYTES]| c[0x40..0x4c].copy_from_slice(&[0x11, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0]);
-        let changes: [(fn(&mut [u8; BYTES]), &str); 3] =
+        type Change = fn(&mut [u8; BYTES]);
+        let changes: [(Change, &str); 3] =
             [(bridge, "of type 1"), (endless, "does not end"), (far, "not in BAR 0")];
         for (change, says) in changes {
             let mut c = with_caps(&[]);
