@@ -42,6 +42,8 @@ pub enum SamplePoint {
 /// | `dbi.ro_wr_en`, `rp.command`, `rp.rtctl`, `rp.aer_root_command`, `rp.sltctl`, `rp.lnkctl`, `rp.dllla`, `rp.msi.enable`, `rp.intx` | root port |
 /// | `gpio.perst` (1 = asserted), `gpio.perst_out`, `clk.on` (bit n), `clk.edges[name].on`, `clk.edges[name].off`, `reset.core` (1 = asserted, or unpowered where there is none), `reg.on` (bit n), `phy.reset_ctrl`, `phy.reset` (bit 0 phy, bit 1 pipe; 1 = asserted) | providers |
 /// | `count.gated`, `count.msi`, `count.rogue_msi`, `count.dma_refused`, `count.unrouted`, `count.bad_input`, `count.after_s3` | event totals since power-on |
+///
+/// A function that a vfio-user server has adds `ep.vfio.alive`: whether the server still answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Which point.

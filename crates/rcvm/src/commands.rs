@@ -22,6 +22,8 @@ use crate::cli::Gating;
 use crate::cli::GuestArgs;
 use crate::cli::Msi;
 use crate::cli::SlotArg;
+use crate::front;
+use crate::front::Where;
 use crate::job::Board;
 use crate::topology::Card;
 use crate::topology::Misbehaviour;
@@ -178,6 +180,13 @@ fn board(args: &GuestArgs, soc: &rc_model::Soc, series: images::Series) -> Board
         topology: Topology::default(),
         seed: 1,
     }
+}
+
+/// Where the guest runs; what hangs below its root port can be reached from there.
+fn place(args: &GuestArgs) -> Result<Where> {
+    let place = front::decide(args.mode)?;
+    topology(args)?.check_reach(place == Where::Nested)?;
+    Ok(place)
 }
 
 /// What hangs below the root port, checked.

@@ -17,6 +17,7 @@ use torture::Target;
 
 use super::guest;
 use super::no_agent;
+use super::place;
 use super::Guest;
 use crate::cli::RunArgs;
 use crate::front;
@@ -29,6 +30,7 @@ use crate::job::Task;
 /// Boot and show.
 pub fn run(args: &RunArgs) -> Result<u8> {
     let g = &args.guest;
+    let place = place(g)?;
     let mut files = guest(g)?;
     let plan = Plan {
         target: Target::of(files.soc),
@@ -49,7 +51,6 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         trace: false,
         task: if args.shell { Task::Shell } else { Task::Show(plan.clone()) },
     };
-    let place = front::decide(g.mode)?;
     eprintln!("{} guest: {} with {}", place.name(), files.kernel.display(), files.initramfs.display());
     let mut worker = front::start(place, &job, &files.image.kernel, &files.image.worker)?;
     let raw = if args.shell { RawTerminal::enter(&mut worker) } else { None };

@@ -23,6 +23,7 @@ use torture::Target;
 
 use super::guest;
 use super::no_agent;
+use super::place;
 use super::Guest;
 use crate::artifacts::Artifacts;
 use crate::cli::During;
@@ -47,7 +48,7 @@ const ITS_EVENTS: u32 = 1 << 10;
 
 /// Run the plan, keep the artifacts, print the verdict.
 pub fn run(args: &TortureArgs) -> Result<u8> {
-    let place = front::decide(args.guest.mode)?;
+    let place = place(&args.guest)?;
     let mut files = guest(&args.guest)?;
     if args.filesystem {
         files.initramfs = images::shell_initramfs(&files.image, &mut |line| eprintln!("{line}"))?;

@@ -1,5 +1,6 @@
 //! From a topology to the model's cards.
 
+use anyhow::Context;
 use anyhow::Result;
 use endpoints::serial::Line;
 use endpoints::virtio::Blk;
@@ -20,6 +21,8 @@ use pcie::Function;
 use pcie::Switch;
 use pcie::SwitchSpec;
 use rc_model::Event;
+use vfio_user_endpoint::VfioUser;
+use vfio_user_endpoint::VfioUserSpec;
 
 use super::Card;
 use super::CardKind;
@@ -40,7 +43,7 @@ impl Topology {
             Some(switch) => self.switch(switch, seed)?,
             None => {
                 let functions = self.in_slot(slot).enumerate().map(|(n, c)| function(c, n, seed));
-                let functions: Vec<_> = functions.collect();
+                let functions = functions.collect::<Result<Vec<_>>>()?;
                 if functions.is_empty() {
                     return Ok(None);
                 }
@@ -65,12 +68,12 @@ impl Topology {
 }
 
 /// Function `n` of a device.
-fn function(card: &Card, n: usize, seed: u64) -> Box<dyn Function<Event>> {
+fn function(card: &Card, n: usize, seed: u64) -> Result<Box<dyn Function<Event>>> {
     let latency_ns = card.latency_us.unwrap_or(0).saturating_mul(1000);
     // Two of a kind are told apart by what they are called.
     let serial = format!("rcvm-{}-{n}", card.slot);
     let disk = || Box::new(MemDisk::new(card.disk_bytes() as usize));
-    match card.kind {
+    Ok(match card.kind {
         // A switch is no function: its slot has no other card.
         CardKind::EndpointTest | CardKind::Switch => Box::new(EndpointTest::with(endpoint_test(card, seed))),
         CardKind::Serial => Box::new(SerialCard::new(SerialSpec {
@@ -90,7 +93,14 @@ fn function(card: &Card, n: usize, seed: u64) -> Box<dyn Function<Event>> {
         }
         CardKind::VirtioConsole => Box::new(VirtioPci::new(Console::new()).with_latency_ns(latency_ns)),
         CardKind::VirtioNet => Box::new(VirtioPci::new(Net::new(mac(card, n))).with_latency_ns(latency_ns)),
-    }
+        CardKind::VfioUser => Box::new(vfio_user(card)?),
+    })
+}
+
+fn vfio_user(card: &Card) -> Result<VfioUser> {
+    let socket = card.socket.clone().context("a vfio-user card without socket")?;
+    VfioUser::connect(&VfioUserSpec::new(socket))
+        .with_context(|| format!("vfio-user card in slot {}", card.slot))
 }
 
 fn endpoint_test(card: &Card, seed: u64) -> EndpointTestSpec {
@@ -144,6 +154,14 @@ mod tests {
             assert!(items.iter().any(|i| i == has), "{has}");
         }
         assert!(!items.iter().any(|i| i.starts_with("ep/2")), "an empty slot");
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_named() {
+        let card = Card::parse("vfio-user,socket=/nonexistent/socket").unwrap();
+        let e = Topology { cards: vec![card], ..Topology::default() }.build(1).err().unwrap();
+        let says = format!("{e:#}");
+        assert!(says.contains("slot 0") && says.contains("/nonexistent/socket"), "{says}");
     }
 
     #[test]

@@ -6,6 +6,8 @@ mod build;
 mod misbehaviour;
 mod slot;
 
+use std::path::PathBuf;
+
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
@@ -59,6 +61,8 @@ pub enum CardKind {
     VirtioNet,
     /// A 16550 serial card that echoes.
     Serial,
+    /// A device that a process of the user's own serves over vfio-user.
+    VfioUser,
 }
 
 impl CardKind {
@@ -73,6 +77,7 @@ impl CardKind {
             CardKind::VirtioConsole => "virtio-console",
             CardKind::VirtioNet => "virtio-net",
             CardKind::Serial => "serial",
+            CardKind::VfioUser => "vfio-user",
         }
     }
 
@@ -81,6 +86,7 @@ impl CardKind {
         match self {
             CardKind::EndpointTest => &["vectors", "full"],
             CardKind::Serial => &["pin", "paced"],
+            CardKind::VfioUser => &["socket"],
             CardKind::Switch => &["slots", "attention-button", "power-control"],
             CardKind::Nvme => &["size", "queues", "block", "latency-us"],
             CardKind::VirtioBlk => &["size", "queues", "latency-us"],
@@ -120,6 +126,8 @@ pub struct Card {
     pub block: Option<u32>,
     /// How long what a driver asks for takes, µs.
     pub latency_us: Option<u64>,
+    /// UNIX socket of a vfio-user server.
+    pub socket: Option<PathBuf>,
 }
 
 impl Card {
@@ -139,6 +147,7 @@ impl Card {
             queues: None,
             block: None,
             latency_us: None,
+            socket: None,
         }
     }
 
@@ -161,6 +170,7 @@ impl Card {
             ("queues", self.queues.is_some()),
             ("block", self.block.is_some()),
             ("latency-us", self.latency_us.is_some()),
+            ("socket", self.socket.is_some()),
         ]
         .into_iter()
         .filter(|s| s.1)
@@ -175,6 +185,9 @@ impl Card {
                 s => s.join(", "),
             };
             bail!("a {} has no setting {key}: it has {has}", self.kind.name());
+        }
+        if self.kind == CardKind::VfioUser && self.socket.is_none() {
+            bail!("it needs socket=PATH: where its server listens");
         }
         if self.vectors.is_some_and(|v| !(1..=2048).contains(&v)) {
             bail!("vectors are 1 to 2048");
@@ -274,11 +287,12 @@ fn parse_option<T: serde::de::DeserializeOwned>(first: &str, text: &str) -> Resu
     table.try_into().map_err(|e: toml::de::Error| anyhow::anyhow!("{text:?}: {}", e.message()))
 }
 
-/// A slot is text though it may look like a number.
+/// A slot is text though it may look like a number, and so is a path.
 fn value_of(key: &str, value: &str) -> toml::Value {
-    let number = || value.parse::<i64>().ok().filter(|_| key != "slot").map(toml::Value::Integer);
+    let number =
+        || value.parse::<i64>().ok().filter(|_| key != "slot" && key != "socket").map(toml::Value::Integer);
     let fraction = || value.parse::<f64>().ok().filter(|_| key == "chance").map(toml::Value::Float);
-    let flag = || value.parse::<bool>().ok().map(toml::Value::Boolean);
+    let flag = || value.parse::<bool>().ok().filter(|_| key != "socket").map(toml::Value::Boolean);
     number().or_else(fraction).or_else(flag).unwrap_or_else(|| value.into())
 }
 
@@ -335,7 +349,8 @@ impl Topology {
         let consumer = |(n, c): (usize, &Card)| {
             let before = self.cards[..n].iter().filter(|b| b.slot == c.slot).count();
             let kind = match c.kind {
-                CardKind::EndpointTest | CardKind::Switch => return None,
+                // What drives a device of the user's own, the user knows.
+                CardKind::EndpointTest | CardKind::Switch | CardKind::VfioUser => return None,
                 CardKind::Nvme => consumer::Kind::Nvme,
                 CardKind::VirtioRng => consumer::Kind::VirtioRng,
                 CardKind::VirtioBlk => consumer::Kind::VirtioBlk,
@@ -351,6 +366,17 @@ impl Topology {
     /// Whether a card may vanish by itself.
     pub fn vanishes(&self) -> bool {
         self.misbehaviours.iter().any(|m| m.act == ActName::Vanish)
+    }
+
+    /// Whether the worker can reach everything that the cards need of this host.
+    pub fn check_reach(&self, nested: bool) -> Result<()> {
+        if nested && self.has(CardKind::VfioUser) {
+            bail!(
+                "a vfio-user card needs the native mode: its socket and eventfds cannot be handed into the outer machine of \
+                 the nested mode"
+            );
+        }
+        Ok(())
     }
 
     /// Whether there is a card of this kind.
@@ -393,6 +419,18 @@ mod tests {
     }
 
     #[test]
+    fn a_vfio_user_card_is_for_the_native_mode() {
+        let card = Card::parse("vfio-user,socket=7").unwrap();
+        assert_eq!(card.socket, Some("7".into()), "a path though it looks like a number");
+        let t = Topology { cards: vec![card], ..Topology::default() };
+        t.check().unwrap();
+        t.check_reach(false).unwrap();
+        assert!(t.check_reach(true).unwrap_err().to_string().contains("native mode"));
+        assert!(t.consumers().is_empty());
+        Topology::endpoint_test().check_reach(true).unwrap();
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (text, says) in [
             ("[[card]]\nkind = \"toaster\"\n", "line 2"),
@@ -406,6 +444,7 @@ mod tests {
             ("[[card]]\nkind = \"nvme\"\nsize = 1000\n", "1M to 512M"),
             ("[[card]]\nkind = \"nvme\"\nvectors = 3\n", "no setting vectors: it has size"),
             ("[[card]]\nkind = \"switch\"\nslots = 9\n", "1 to 8"),
+            ("[[card]]\nkind = \"vfio-user\"\n", "socket=PATH"),
             ("[[card]]\nkind = \"switch\"\n[[card]]\nkind = \"nvme\"\n", "alone"),
             ("[[card]]\nkind = \"switch\"\n[[card]]\nkind = \"nvme\"\nslot = \"0.2\"\n", "slots 0 to 1"),
         ] {
