@@ -4,6 +4,7 @@ mod doctor;
 mod image;
 mod matrix;
 mod run;
+mod selftest;
 mod torture;
 mod trace;
 
@@ -34,6 +35,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Run(args) => run::run(&args),
         Command::Torture(args) => torture::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Registers => {
             print!("{}", rc_model::reference());
