@@ -89,6 +89,22 @@ mod tests {
         }
     }
 
+    fn counts(output: &str) -> [usize; 3] {
+        let rows = rows(output);
+        [Passed, Failed, Skipped].map(|o| rows.iter().filter(|r| r.outcome == o).count())
+    }
+
+    /// Outputs are those of real runs.
+    #[test]
+    fn every_result_of_a_real_output_is_a_row() {
+        let (old, new) =
+            (include_str!("testdata/pcitest-6.12.txt"), include_str!("testdata/kselftest-7.3.txt"));
+        assert_eq!(counts(old), [2106, 0, 0]);
+        assert_eq!(counts(new), [22, 0, 1]);
+        assert_eq!(planned(new), Some(23));
+        assert_eq!(counts(&old.replace("MSI-X7:\t\tOKAY", "MSI-X7:\t\tNOT OKAY")), [2105, 1, 0]);
+    }
+
     #[test]
     fn a_plan_is_found() {
         assert_eq!(planned("TAP version 13\n1..19\n"), Some(19));
