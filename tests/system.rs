@@ -321,6 +321,19 @@ fn msis_by_an_its_and_a_port_without_a_card_leave_nothing() {
 }
 
 #[test]
+fn the_kernels_own_endpoint_tests_pass() {
+    let out = tempfile::tempdir().unwrap();
+    let mut cmd = rcvm(&["selftest"]);
+    cmd.arg("--out").arg(out.path());
+    let run = finish(cmd.spawn().expect("start rcvm"), out);
+    assert_eq!(run.code, 0, "{}", run.all());
+    // pcitest.sh: 6 BARs, 4 times an interrupt type, INTx, 32 MSI, 2048 MSI-X, 15 transfers.
+    assert!(run.stdout.contains("| pcitest.sh | 2106 | 0 | 0 | – |"), "{}", run.all());
+    let output = std::fs::read_to_string(run.out.path().join("6.12/output.txt")).unwrap();
+    assert!(output.contains("MSI-X2048:\t\tOKAY\n"), "{output}");
+}
+
+#[test]
 fn a_run_that_is_killed_leaves_a_readable_report_and_no_machine() {
     let out = tempfile::tempdir().unwrap();
     let mut child = rcvm(&["torture", "--cycles", "1000"]).arg("--out").arg(out.path()).spawn().unwrap();

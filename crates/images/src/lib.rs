@@ -213,6 +213,23 @@ pub fn shell_initramfs(image: &Image, progress: Progress<'_>) -> Result<PathBuf,
     cache.put(&format!("initramfs-{}-shell", image.profile), "cpio", &a.finish())
 }
 
+/// The initramfs of `image` with the kernel's own test programs in /bin, and what the script among them calls.
+pub fn selftest_initramfs(image: &Image, progress: Progress<'_>) -> Result<PathBuf, Error> {
+    let cache = cache::Cache::locate()?;
+    let busybox = cross::busybox(&cache, &source_tree()?, progress)?;
+    let mut a = base(&image.agent, &image.modules, &image.profile)?;
+    a.dir("bin");
+    for tool in &image.tools {
+        let file = tool.file_name().and_then(|n| n.to_str()).unwrap_or("tool");
+        a.file(&format!("bin/{file}"), 0o755, &read(tool)?);
+    }
+    a.file("bin/busybox", 0o755, &read(&busybox)?);
+    for applet in ["sh", "echo", "expr", "["] {
+        a.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    cache.put(&format!("initramfs-{}-selftest", image.profile), "cpio", &a.finish())
+}
+
 const SHELL_APPLETS: [&str; 29] = [
     "ash", "cat", "cp", "cut", "dd", "dmesg", "echo", "find", "free", "grep", "head", "hexdump", "insmod",
     "kill", "ls", "lsmod", "lspci", "mkdir", "mke2fs", "more", "mount", "ps", "rm", "rmmod", "sed", "sh",

@@ -79,7 +79,7 @@ impl Artifacts {
 }
 
 /// A file that is appended to, within a bound.
-struct Log {
+pub struct Log {
     path: PathBuf,
     file: File,
     written_bytes: u64,
@@ -87,6 +87,11 @@ struct Log {
 }
 
 impl Log {
+    /// An empty console log in `dir`.
+    pub fn console(dir: &Path) -> Result<Log> {
+        Log::create(dir.join("console.log"), MAX_FILE_BYTES)
+    }
+
     fn create(path: PathBuf, max_bytes: u64) -> Result<Log> {
         let file = File::create(&path).with_context(|| {
             format!("cannot write {}: choose another directory with --out", path.display())
@@ -94,7 +99,8 @@ impl Log {
         Ok(Log { path, file, written_bytes: 0, max_bytes })
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Append `bytes`.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         if self.written_bytes >= self.max_bytes {
             let mut old = self.path.clone().into_os_string();
             old.push(".old");

@@ -40,6 +40,13 @@ pub enum Command {
     Defects(DefectsArgs),
     /// Torture every SoC on every kernel series, and the control that must fail on each
     Matrix(MatrixArgs),
+    /// Run the kernel's own test programs for pci_endpoint_test, unchanged, and say test by test what came of it
+    #[command(
+        after_help = "Exit code: 0 nothing failed, 1 a test failed, 2 bad usage or a missing prerequisite, 3 crash or \
+        hang, 4 a program did not come to its end.\n\nArtifacts in --out: selftest.md; for each series output.txt, \
+        console.log."
+    )]
+    Selftest(SelftestArgs),
     /// Decode a trace.bin: one register access a line
     Trace(TraceArgs),
     /// Print the register reference of the model (docs/registers.md)
@@ -328,6 +335,29 @@ pub struct DefectsArgs {
     pub cycles: u32,
     /// Directory for defects.md and the artifacts of each run
     #[arg(long, default_value = "rcvm-defects", value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `rcvm selftest`.
+#[derive(Clone, Debug, Args)]
+pub struct SelftestArgs {
+    /// Kernel series, separated by commas: two numbers each, or newest
+    #[arg(long, default_value = "6.12", value_delimiter = ',', value_name = "LIST")]
+    pub series: Vec<String>,
+    /// What takes the endpoint's MSIs. iMSI-RX has 256 vectors and pcitest.sh tries 2048: each absent one takes it 1 s
+    #[arg(long, value_enum, default_value_t = Msi::Its)]
+    pub msi: Msi,
+    /// MSI-X vectors of the endpoint: 2048, or 128 with --msi imsi
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=2048), value_name = "N")]
+    pub vectors: Option<u16>,
+    /// Longest that a program may take, seconds of guest time
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
+    pub timeout: u64,
+    /// Where guests run
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub mode: Mode,
+    /// Directory for selftest.md and the artifacts of each series
+    #[arg(long, default_value = "rcvm-selftest", value_name = "DIR")]
     pub out: PathBuf,
 }
 

@@ -5,6 +5,7 @@ mod doctor;
 mod image;
 mod matrix;
 mod run;
+mod selftest;
 mod torture;
 mod trace;
 
@@ -38,6 +39,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Torture(args) => torture::run(&args),
         Command::Defects(args) => defects::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Registers => {
             print!("{}", rc_model::reference());

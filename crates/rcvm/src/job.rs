@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use guest_agent::ToolOutput;
 use serde::Deserialize;
 use serde::Serialize;
 use torture::Plan;
@@ -62,8 +63,21 @@ pub enum Task {
     Torture(Plan),
     /// Load the driver once and say what there is, within the plan's timeouts.
     Show(Plan),
+    /// Load the driver once and run one of the kernel's own test programs.
+    Selftest(Selftest),
     /// Connect the console until the guest powers off.
     Shell,
+}
+
+/// A test program and what it needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Selftest {
+    /// Target and timeouts.
+    pub plan: Plan,
+    /// Path in the guest.
+    pub program: String,
+    /// Longest that it may take, ms of guest time.
+    pub timeout_ms: u64,
 }
 
 /// What a worker says, beside console output and trace.
@@ -81,6 +95,12 @@ pub enum Message {
         /// Value.
         value: u64,
     },
+    /// The release of the kernel that runs.
+    Release(String),
+    /// What a test program said.
+    Tool(ToolOutput),
+    /// The guest ended or hung in the middle of the task: why.
+    Crashed(String),
     /// A line for the user.
     Say(String),
     /// The guest ended or kept silent before its agent reported: why.

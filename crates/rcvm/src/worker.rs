@@ -83,6 +83,7 @@ mod guest {
     use vmm::VmSpec;
 
     use super::*;
+    use crate::job::Selftest;
     use crate::job::Task;
 
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
@@ -106,6 +107,7 @@ mod guest {
         match &job.task {
             Task::Torture(plan) => link.torture(plan),
             Task::Show(plan) => link.show(plan),
+            Task::Selftest(test) => link.selftest(test),
             Task::Shell => link.shell(from),
         }
     }
@@ -214,17 +216,7 @@ mod guest {
             let boot_ms = self.now_ms();
             self.say(format!("agent ready after {boot_ms} ms: Linux {} ({})", hello.release, hello.version));
             let timeout = Duration::from_millis(plan.op_timeout_ms);
-            for module in ["pci_endpoint_test", &plan.target.module] {
-                self.call(Op::Insmod { module: module.into(), params: String::new() }, timeout)?;
-                self.say(format!("insmod {module}"));
-            }
-            let wait = Op::WaitEndpoint {
-                vendor: 0x104c,
-                device: 0xb500,
-                driver: "pci-endpoint-test".into(),
-                timeout_ms: plan.enumerate_timeout_ms,
-            };
-            if let Value::Endpoint(ep) = self.call(wait, timeout)? {
+            if let Value::Endpoint(ep) = self.load(plan)? {
                 for (address, id, driver) in ep.devices {
                     self.say(format!(
                         "{address} [{id}] {}",
@@ -243,6 +235,49 @@ mod guest {
             }
             self.power_off();
             Ok(())
+        }
+
+        fn selftest(mut self, test: &Selftest) -> Result<()> {
+            let hello = match self.hello(&test.plan) {
+                Ok(h) => h,
+                Err(e) => return self.never_reported(&test.plan, &e),
+            };
+            self.deaf |= self.out.message(&Message::Release(hello.release)).is_err();
+            let run = Op::RunTool {
+                program: test.program.clone(),
+                args: Vec::new(),
+                env: Vec::new(),
+                timeout_ms: test.timeout_ms,
+            };
+            // The agent ends the program when its time is over; silence after that is the guest's.
+            let wait = Duration::from_millis(test.timeout_ms.saturating_add(test.plan.op_timeout_ms));
+            let told = match self.load(&test.plan).and_then(|_| self.call(run, wait)) {
+                Ok(Value::Tool(output)) => Message::Tool(output),
+                Ok(other) => Message::Failed(format!("the agent answered {other:?}")),
+                Err(e @ (CallError::Hang { .. } | CallError::Ended { .. })) => {
+                    Message::Crashed(e.to_string())
+                }
+                Err(e) => Message::Failed(e.to_string()),
+            };
+            self.deaf |= self.out.message(&told).is_err();
+            self.power_off();
+            Ok(())
+        }
+
+        /// Load both drivers and wait for the endpoint.
+        fn load(&mut self, plan: &Plan) -> Result<Value, CallError> {
+            let timeout = Duration::from_millis(plan.op_timeout_ms);
+            for module in ["pci_endpoint_test", &plan.target.module] {
+                self.call(Op::Insmod { module: module.into(), params: String::new() }, timeout)?;
+                self.say(format!("insmod {module}"));
+            }
+            let wait = Op::WaitEndpoint {
+                vendor: 0x104c,
+                device: 0xb500,
+                driver: "pci-endpoint-test".into(),
+                timeout_ms: plan.enumerate_timeout_ms,
+            };
+            self.call(wait, timeout)
         }
 
         fn shell(mut self, mut from: File) -> Result<()> {

@@ -234,7 +234,7 @@ impl Run {
                 bail!(why);
             }
             Message::Done => return Ok(true),
-            Message::Ready => {}
+            Message::Ready | Message::Release(_) | Message::Tool(_) | Message::Crashed(_) => {}
         }
         Ok(false)
     }

@@ -1,0 +1,311 @@
+//! `rcvm selftest`: the kernel's own test programs for pci_endpoint_test against the model's endpoint-test function.
+
+mod parse;
+
+use std::path::Path;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::bail;
+use anyhow::Context;
+use anyhow::Result;
+use clap::Parser;
+use clap::ValueEnum;
+use guest_agent::ToolOutput;
+use guest_agent::ToolStatus;
+use torture::stream::Kind;
+use torture::Plan;
+use torture::Target;
+
+use super::guest;
+use super::no_agent;
+use super::Guest;
+use crate::artifacts::Log;
+use crate::cli::Cli;
+use crate::cli::Command;
+use crate::cli::GuestArgs;
+use crate::cli::Msi;
+use crate::cli::SelftestArgs;
+use crate::front;
+use crate::front::Got;
+use crate::front::Worker;
+use crate::job::Job;
+use crate::job::Message;
+use crate::job::Selftest;
+use crate::job::Task;
+use parse::Outcome;
+use parse::Row;
+
+/// What the programs are called: kselftest from Linux 6.15 on, a script around `pcitest` before.
+const PROGRAMS: [&str; 2] = ["pci_endpoint_test", "pcitest.sh"];
+/// MSI-X vectors with iMSI-RX: it has 256 for all functions, and MSI-X is given all that are asked for or none.
+const IMSI_VECTORS: u16 = 128;
+/// Failed tests named in a table.
+const MOST_NAMED: usize = 8;
+
+/// One program in one guest.
+struct Done {
+    series: String,
+    release: String,
+    program: String,
+    rows: Vec<Row>,
+    /// Why the rows are not all there is.
+    cut: Option<Cut>,
+}
+
+/// Why a program did not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Cut {
+    /// The guest ended or hung.
+    Crash(String),
+    /// Something else.
+    Other(String),
+}
+
+/// Run the programs of each series; the result is the exit code.
+pub fn run(args: &SelftestArgs) -> Result<u8> {
+    let vectors = args.vectors.unwrap_or(if args.msi == Msi::Its { 2048 } else { IMSI_VECTORS });
+    let mut all = Vec::new();
+    for name in &args.series {
+        let done = one(args, name, vectors)?;
+        eprintln!("{}", line(&done));
+        all.push(done);
+    }
+    let text = table(&all, args.msi, vectors);
+    let file = args.out.join("selftest.md");
+    std::fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+    print!("{text}");
+    Ok(exit_code(&all))
+}
+
+fn one(args: &SelftestArgs, series: &str, vectors: u16) -> Result<Done> {
+    let g = guest_args(args, series, vectors)?;
+    let mut files = guest(&g)?;
+    let Some(program) = PROGRAMS.iter().find(|p| files.image.tools.iter().any(|t| t.ends_with(p))) else {
+        bail!("the image of Linux {series} has no test program: build it again (rcvm image build --series {series})");
+    };
+    files.initramfs = images::selftest_initramfs(&files.image, &mut |line| eprintln!("{line}"))?;
+    let dir = args.out.join(series);
+    std::fs::create_dir_all(&dir).with_context(|| {
+        format!("cannot create the output directory {}: give another --out", dir.display())
+    })?;
+    let plan = Plan {
+        target: Target::of(files.soc),
+        boot_timeout_ms: g.boot_timeout * 1000,
+        op_timeout_ms: g.op_timeout * 1000,
+        ..Plan::default()
+    };
+    let timeout_ms = args.timeout * 1000;
+    let job = Job {
+        kernel: files.kernel.clone(),
+        initramfs: files.initramfs.clone(),
+        append: g.append.clone(),
+        vcpus: g.vcpus,
+        memory_mib: g.memory,
+        board: files.board.clone(),
+        trace: false,
+        task: Task::Selftest(Selftest { plan, program: format!("/bin/{program}"), timeout_ms }),
+    };
+    let place = front::decide(g.mode)?;
+    eprintln!("{} guest: {program} on {}", place.name(), files.kernel.display());
+    let mut worker = front::start(place, &job, &files.image.kernel, &files.image.worker)?;
+    let silence = Duration::from_secs(g.boot_timeout + 4 * g.op_timeout + args.timeout);
+    let told = follow(&mut worker, &files, &dir, silence);
+    worker.stop();
+    let (release, told) = told?;
+    let mut done =
+        Done { series: series.into(), release, program: (*program).into(), rows: Vec::new(), cut: None };
+    match told {
+        Ok(output) => {
+            let file = dir.join("output.txt");
+            std::fs::write(&file, &output.output)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            done.rows = parse::rows(&output.output);
+            done.cut = incomplete(&output);
+        }
+        Err(cut) => done.cut = Some(cut),
+    }
+    Ok(done)
+}
+
+/// The guest is that of `rcvm run` with these options.
+fn guest_args(args: &SelftestArgs, series: &str, vectors: u16) -> Result<GuestArgs> {
+    let card = format!("endpoint-test,full=true,vectors={vectors}");
+    let name = |v: Option<clap::builder::PossibleValue>| v.map_or(String::new(), |v| v.get_name().to_owned());
+    let (msi, mode) = (name(args.msi.to_possible_value()), name(args.mode.to_possible_value()));
+    let words = ["rcvm", "run", "--series", series, "--msi", &msi, "--mode", &mode, "--endpoint", &card];
+    match Cli::try_parse_from(words)?.command {
+        Command::Run(run) => Ok(run.guest),
+        other => bail!("{other:?} is not a guest"),
+    }
+}
+
+/// Until the guest is gone: its release, and what the program said or why it did not.
+fn follow(
+    worker: &mut Worker,
+    files: &Guest,
+    dir: &Path,
+    silence: Duration,
+) -> Result<(String, Result<ToolOutput, Cut>)> {
+    let mut console = Log::console(dir)?;
+    let mut release = String::new();
+    let mut told = Err(Cut::Other("the worker said nothing of it".into()));
+    let mut heard = Instant::now();
+    loop {
+        match worker.next(Duration::from_millis(500)) {
+            Got::Frame(Kind::Console, bytes) => console.append(&bytes)?,
+            Got::Frame(Kind::Message, m) => {
+                match serde_json::from_slice(&m).context("message of the worker")? {
+                    Message::Release(r) => release = r,
+                    Message::Tool(output) => told = Ok(output),
+                    Message::Crashed(why) => told = Err(Cut::Crash(why)),
+                    Message::NoAgent(why) => {
+                        bail!(no_agent(&why, files, Some(&dir.join("console.log"))))
+                    }
+                    // With a release, the guest ran: its failure is a result.
+                    Message::Failed(why) if !release.is_empty() => told = Err(Cut::Other(why)),
+                    Message::Failed(why) => bail!(why),
+                    Message::Done => return Ok((release, told)),
+                    _ => {}
+                }
+            }
+            Got::Frame(..) => {}
+            Got::Eof => bail!("the machine that ran the guest ended unexpectedly; {}", worker.last_words()),
+            Got::Silence => {
+                if heard.elapsed() > silence {
+                    bail!("nothing was heard of the guest for {} s", heard.elapsed().as_secs());
+                }
+                continue;
+            }
+        }
+        heard = Instant::now();
+    }
+}
+
+/// Whether the output is not that of a program that came to its end.
+fn incomplete(output: &ToolOutput) -> Option<Cut> {
+    let planned = parse::planned(&output.output);
+    let told = parse::rows(&output.output).len();
+    let why = match output.status {
+        _ if output.timed_out => "its time was over (--timeout)".to_owned(),
+        ToolStatus::Exited(_) if told == 0 => "it told no result".to_owned(),
+        ToolStatus::Exited(_) => match planned {
+            Some(n) if n != told => format!("it told {told} of {n} results"),
+            _ => return None,
+        },
+        status => format!("it ended with {status:?}"),
+    };
+    Some(Cut::Other(why))
+}
+
+fn count(done: &Done, outcome: Outcome) -> usize {
+    done.rows.iter().filter(|r| r.outcome == outcome).count()
+}
+
+fn exit_code(all: &[Done]) -> u8 {
+    let cut = |f: fn(&Cut) -> bool| all.iter().any(|d| d.cut.as_ref().is_some_and(f));
+    if cut(|c| matches!(c, Cut::Crash(_))) {
+        3
+    } else if all.iter().any(|d| count(d, Outcome::Failed) > 0) {
+        1
+    } else if all.is_empty() || cut(|_| true) {
+        4
+    } else {
+        0
+    }
+}
+
+fn line(d: &Done) -> String {
+    let [passed, failed, skipped] = [Outcome::Passed, Outcome::Failed, Outcome::Skipped].map(|o| count(d, o));
+    format!("Linux {}: {}: {passed} passed, {failed} failed, {skipped} skipped", d.release, d.program)
+}
+
+/// The results as a Markdown table: a row a program.
+fn table(all: &[Done], msi: Msi, vectors: u16) -> String {
+    let to = if msi == Msi::Its { "an ITS" } else { "iMSI-RX" };
+    let mut out = format!("MSIs go to {to}; the endpoint has {vectors} MSI-X vectors.\n\n");
+    out += "| series | release | program | passed | failed | skipped | what failed or is missing |\n";
+    out += "|---|---|---|---|---|---|---|\n";
+    for d in all {
+        let [p, f, s] = [Outcome::Passed, Outcome::Failed, Outcome::Skipped].map(|o| count(d, o));
+        out +=
+            &format!("| {} | {} | {} | {p} | {f} | {s} | {} |\n", d.series, d.release, d.program, missing(d));
+    }
+    out
+}
+
+/// Names of what failed, and why there may be more.
+fn missing(d: &Done) -> String {
+    let failed: Vec<&str> =
+        d.rows.iter().filter(|r| r.outcome == Outcome::Failed).map(|r| r.name.as_str()).collect();
+    let mut words: Vec<String> = failed.iter().take(MOST_NAMED).map(|n| (*n).to_owned()).collect();
+    if failed.len() > MOST_NAMED {
+        words.push(format!("and {} more", failed.len() - MOST_NAMED));
+    }
+    match &d.cut {
+        Some(Cut::Crash(why)) => words.push(format!("the guest did not survive it: {why}")),
+        Some(Cut::Other(why)) => words.push(format!("not complete: {why}")),
+        None => {}
+    }
+    if words.is_empty() {
+        "–".into()
+    } else {
+        words.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(outcomes: &[Outcome], cut: Option<Cut>) -> Done {
+        let rows = outcomes.iter().enumerate().map(|(i, o)| Row { name: format!("t{i}"), outcome: *o });
+        let text = String::new;
+        Done { series: "6.12".into(), release: text(), program: text(), rows: rows.collect(), cut }
+    }
+
+    #[test]
+    fn the_worst_of_all_programs_is_the_exit_code() {
+        use Outcome::*;
+        let crash = || Some(Cut::Crash("gone".into()));
+        let other = || Some(Cut::Other("cut".into()));
+        for (all, code) in [
+            (vec![done(&[Passed, Skipped], None)], 0),
+            (vec![done(&[Passed], None), done(&[Passed, Failed], None)], 1),
+            (vec![done(&[Failed], None), done(&[], crash())], 3),
+            (vec![done(&[Passed], other())], 4),
+            (vec![done(&[Failed], other())], 1),
+            (vec![], 4),
+        ] {
+            assert_eq!(exit_code(&all), code);
+        }
+    }
+
+    #[test]
+    fn a_program_that_was_cut_off_or_told_less_than_it_planned_is_not_complete() {
+        let of = |status, output: &str, timed_out| ToolOutput { status, output: output.into(), timed_out };
+        let (good, planned) = ("BAR0:\t\tOKAY\n", "1..2\nok 1 a\n");
+        for (output, complete) in [
+            (of(ToolStatus::Exited(0), good, false), true),
+            (of(ToolStatus::Exited(1), good, false), true),
+            (of(ToolStatus::Signal(9), good, true), false),
+            (of(ToolStatus::Signal(11), good, false), false),
+            (of(ToolStatus::Exited(0), "", false), false),
+            (of(ToolStatus::Exited(0), planned, false), false),
+            (of(ToolStatus::Exited(0), "1..1\nok 1 a\n", false), true),
+        ] {
+            assert_eq!(incomplete(&output).is_none(), complete, "{output:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_names_what_failed_within_bounds() {
+        let d = done(&[Outcome::Failed; 10], None);
+        assert!(
+            missing(&d).starts_with("t0, t1, ") && missing(&d).ends_with("t7, and 2 more"),
+            "{}",
+            missing(&d)
+        );
+        assert!(table(&[d], Msi::Its, 2048).contains("| 0 | 10 | 0 | t0, "));
+    }
+}
