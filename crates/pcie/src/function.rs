@@ -28,6 +28,8 @@ pub trait Upstream<E> {
         let _ = vector;
         self.mem_write(cx, from.rid, from.bme, m.addr, &m.data.to_le_bytes())
     }
+    /// PM_PME: a function that sleeps wants to be woken. It needs no bus mastering.
+    fn pme(&mut self, _cx: &mut Cx<'_, E>, _rid: Bdf) {}
     /// The link above this card fails by itself.
     fn fail_link(&mut self, _cx: &mut Cx<'_, E>, _how: LinkFailure) {}
     /// An error message to the root. It needs no bus mastering.

@@ -382,6 +382,10 @@ impl<E> Upstream<E> for Layer<'_, E> {
         }
     }
 
+    fn pme(&mut self, cx: &mut Cx<'_, E>, rid: Bdf) {
+        self.up.pme(cx, rid);
+    }
+
     fn fail_link(&mut self, cx: &mut Cx<'_, E>, how: LinkFailure) {
         self.up.fail_link(cx, how);
     }

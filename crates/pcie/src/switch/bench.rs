@@ -162,6 +162,7 @@ pub struct Request {
 pub struct Root {
     pub requests: Vec<Request>,
     pub errors: Vec<(Bdf, ErrorMessage)>,
+    pub pmes: Vec<Bdf>,
 }
 
 impl Root {
@@ -182,6 +183,9 @@ impl Upstream<()> for Root {
     }
     fn mem_read(&mut self, _: &mut Cx<'_, ()>, rid: Bdf, bme: bool, addr: u64, _: &mut [u8]) -> Completion {
         self.take(Request { rid, bme, addr, data: Vec::new() })
+    }
+    fn pme(&mut self, _: &mut Cx<'_, ()>, rid: Bdf) {
+        self.pmes.push(rid);
     }
     fn error(&mut self, _: &mut Cx<'_, ()>, rid: Bdf, error: ErrorMessage) {
         self.errors.push((rid, error));

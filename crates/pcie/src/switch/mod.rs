@@ -3,7 +3,7 @@
 //! *Modelled*: the routing of configuration requests by bus number and of memory requests by bridge windows; requests, MSIs, INTx
 //! and error messages on their way up; slots with surprise removal, attention button, power control and command completion; link
 //! training, link disable, retraining and secondary bus reset of each port; D3hot of the ports. A slot may hold a switch.
-//! *Not modelled*: I/O windows, ARI, ACS, DPC, LTR, PME, MRL sensors, power faults, ASPM, PERST# that stays asserted (links below
+//! *Not modelled*: I/O windows, ARI, ACS, DPC, LTR, MRL sensors, power faults, ASPM, PERST# that stays asserted (links below
 //! train from its assertion on), surprise down errors (slots may lose their card without notice, PCIe §3.2.1).
 //! *Sources*: PCI Express Base Specification §2.2.8.1, §6.2.6, §6.6.1, §6.7, §7.3, §7.5; Linux 6.1, 6.12 and 7.3
 //! drivers/pci/hotplug/pciehp_hpc.c and pciehp_ctrl.c for the order of accesses.
@@ -108,6 +108,10 @@ impl<E> Upstream<E> for Internal<'_, E> {
         self.up.mem_read(cx, rid, bme && self.upstream.masters(), addr, buf)
     }
 
+    fn pme(&mut self, cx: &mut Cx<'_, E>, rid: Bdf) {
+        self.up.pme(cx, rid);
+    }
+
     fn error(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, error: ErrorMessage) {
         if self.upstream.in_d0() && self.upstream.forwards_error(error) {
             self.up.error(cx, rid, error);
@@ -137,6 +141,12 @@ impl<E> Upstream<E> for Below<'_, '_, E> {
         self.bus.mem_read(cx, rid, bme && self.port.bridge().masters(), addr, buf)
     }
 
+    fn pme(&mut self, cx: &mut Cx<'_, E>, rid: Bdf) {
+        if self.port.link_up() {
+            self.bus.pme(cx, rid);
+        }
+    }
+
     fn fail_link(&mut self, _: &mut Cx<'_, E>, how: LinkFailure) {
         self.port.fail(how);
     }
@@ -158,6 +168,9 @@ impl<E> Slot<E> {
         if let Some(m) = self.port.refresh() {
             let (rid, masters) = (self.port.bridge().bdf(), self.port.bridge().masters());
             bus.mem_write(cx, rid, masters, m.addr, &m.data.to_le_bytes());
+        }
+        if self.port.wakes() {
+            bus.pme(cx, self.port.bridge().bdf());
         }
     }
 

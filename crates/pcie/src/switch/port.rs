@@ -50,6 +50,10 @@ const LNKSTA: u32 = EXP_AT + exp::LNKSTA;
 const SLTCTL: u32 = EXP_AT + exp::SLTCTL;
 const SLTSTA: u32 = EXP_AT + exp::SLTSTA;
 const PMCSR: u32 = PM_AT + 4;
+const PMCSR_PME_EN: u16 = 1 << 8;
+const PMCSR_PME_STATUS: u16 = 1 << 15;
+/// PMC: version 3, PME from D0, D3hot and D3cold.
+const PMC_WAKES: u16 = 0xc803;
 
 /// LNKCAP: 8 GT/s, x1, ASPM L1, ASPM optionality.
 const UPSTREAM_LNKCAP: u32 = 0x0040_0813;
@@ -96,7 +100,8 @@ impl Bridge {
         let ids = Ids { vendor: VENDOR, device, class: CLASS, revision: 1, pin, ..Ids::default() };
         let mut config = ConfigSpace::type1(&ids);
         config.add_exp(EXP_AT, port_type, lnkcap);
-        config.add_pm(PM_AT, 0x0003);
+        // A port with a slot can wake the system from D3hot (PCIe §6.7.3.4).
+        config.add_pm(PM_AT, if port_type == 6 { PMC_WAKES } else { 0x0003 });
         config.add_aer(AER_AT, false);
         Bridge { config, bdf: Bdf::default() }
     }
@@ -276,6 +281,8 @@ pub struct Downstream {
     link: Link,
     /// The card has made its link fail, or is gone: the port has to be settled.
     failed: Option<LinkFailure>,
+    /// PM_PME is to be sent.
+    waking: bool,
     /// Conditions that were true the last time: a message goes out when one becomes true.
     told: Told,
 }
@@ -287,6 +294,8 @@ pub struct Downstream {
 struct Told {
     hot_plug: bool,
     bandwidth: bool,
+    /// By PM_PME, while the port sleeps.
+    wake: bool,
 }
 
 /// What a downstream port saves.
@@ -315,6 +324,7 @@ impl Downstream {
             powered: present,
             link: Link::Down,
             failed: None,
+            waking: false,
             told: Told::default(),
         };
         port.show_presence();
@@ -482,11 +492,16 @@ impl Downstream {
         }
     }
 
-    /// Whether hot-plug events want an interrupt, whatever signals it.
-    fn hot_plug(&self) -> bool {
+    /// Whether an event that is enabled has happened.
+    fn has_event(&self) -> bool {
         let (ctl, sta) = (self.half(SLTCTL), self.half(SLTSTA));
         let link = ctl & exp::SLTCTL_DLLSCE != 0 && sta & exp::SLTSTA_DLLSC != 0;
-        ctl & exp::SLTCTL_HPIE != 0 && (ctl & sta & 0x1f != 0 || link)
+        ctl & sta & 0x1f != 0 || link
+    }
+
+    /// Whether hot-plug events want an interrupt, whatever signals it.
+    fn hot_plug(&self) -> bool {
+        self.half(SLTCTL) & exp::SLTCTL_HPIE != 0 && self.has_event()
     }
 
     /// Whether the link's bandwidth wants one.
@@ -514,13 +529,25 @@ impl Downstream {
         config.set_word(MSI_PENDING, u32::from(wanted && enabled && masked));
         let live = enabled && !masked && self.bridge.in_d0();
         let was = self.told;
-        self.told = Told { hot_plug: live && hot_plug, bandwidth: live && bandwidth };
+        let pme_en = self.half(PMCSR) & PMCSR_PME_EN != 0;
+        // HPIE is about interrupts only: Linux clears it when it puts the port to sleep (pciehp_runtime_suspend()).
+        let wake = self.has_event() && pme_en && !self.bridge.in_d0();
+        self.waking = wake && !was.wake;
+        if self.waking {
+            self.latch(PMCSR, PMCSR_PME_STATUS);
+        }
+        self.told = Told { hot_plug: live && hot_plug, bandwidth: live && bandwidth, wake };
         let rises = self.told.hot_plug && !was.hot_plug || self.told.bandwidth && !was.bandwidth;
         if rises {
             MSI.raise(&mut self.bridge.config, 0)
         } else {
             None
         }
+    }
+
+    /// Whether the last [`Downstream::refresh`] wants PM_PME sent: a hot-plug event met a port that sleeps (PCIe §6.7.3.4).
+    pub fn wakes(&mut self) -> bool {
+        std::mem::take(&mut self.waking)
     }
 
     /// Where its messages go, while MSI is enabled.
@@ -550,7 +577,8 @@ impl Downstream {
 
     /// The saved form.
     pub fn save(&self) -> FunctionState {
-        let Downstream { bridge, kind: _, train_ns: _, present, powered, link, failed: _, told } = self;
+        let Downstream { bridge, kind: _, train_ns: _, present, powered, link, failed: _, waking: _, told } =
+            self;
         let state = DownstreamState {
             bridge: bridge.state(),
             present: *present,

@@ -591,3 +591,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_port_that_sleeps_wakes_the_system_for_a_card_once_for_each_event() {
+    const PMCSR: u16 = 0x44;
+    const PME_EN: u16 = 1 << 8;
+    let (mut b, _) = two(|_| {});
+    let p = port(0);
+    b.listen(p, PDC);
+    b.event(&[0], SlotEvent::Pull);
+    assert_eq!((b.isr(p).1, b.root.pmes.clone()), (DLLSC | PDC, vec![]), "awake it interrupts");
+    let enables = b.get(p, SLTCTL);
+    b.put(p, SLTCTL, enables & !HPIE);
+    b.isr(p);
+    b.put(p, PMCSR, PME_EN | 3);
+    b.event(&[0], SlotEvent::Insert);
+    assert_eq!((b.root.pmes.clone(), b.sent()), (vec![p], vec![]), "PM_PME, no MSI");
+    assert_ne!(b.get(p, PMCSR) & 1 << 15, 0, "PME_STATUS");
+    b.sleep(S);
+    assert_eq!(b.root.pmes.len(), 1);
+    b.put(p, PMCSR, 1 << 15);
+    assert_eq!(b.isr(p).1 & PDC, PDC, "the event waits for the driver");
+    // Without PME_EN it sleeps on.
+    b.put(p, PMCSR, 3);
+    b.event(&[0], SlotEvent::Pull);
+    assert_eq!(b.root.pmes.len(), 1);
+}

@@ -173,6 +173,12 @@ impl Upstream<Event> for Controller {
         status
     }
 
+    fn pme(&mut self, _cx: &mut Cx<'_, Event>, rid: Bdf) {
+        if self.link.up() {
+            self.dbi.pme_message(rid);
+        }
+    }
+
     fn fail_link(&mut self, _cx: &mut Cx<'_, Event>, how: LinkFailure) {
         self.failure = Some(how);
     }
