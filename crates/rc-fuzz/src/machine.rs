@@ -1,6 +1,7 @@
 //! A root complex with memory, time and recorded events, driven like a bus would.
 
 use block::Cx;
+use block::MemPort;
 use block::SimTime;
 use block::VecMem;
 use block::Width;
@@ -273,6 +274,47 @@ impl Machine {
         self.writel(card, at + 0x58, 0);
         self.writew(card, at + 0x5c, 0);
         self.writew(card, at + 0x52, 1);
+    }
+
+    /// Write to guest memory, `off` bytes from its start.
+    pub fn poke(&mut self, off: u64, bytes: &[u8]) {
+        self.mem.write(RAM + off, bytes);
+    }
+
+    /// Enable an NVMe controller: admin queues of 16 entries at 0x1000 and 0x2000 of memory.
+    pub fn start_nvme(&mut self) {
+        for (off, v) in [
+            (0x14, 0),
+            (0x24, 0x000f_000f),
+            (0x28, RAM as u32 + 0x1000),
+            (0x2c, 0),
+            (0x30, RAM as u32 + 0x2000),
+            (0x34, 0),
+            (0x14, 0x0046_0001),
+        ] {
+            self.writel(Window::Mem, off, v);
+        }
+    }
+
+    /// Bring a virtio function to DRIVER_OK with queue 0, of 8 entries, at 0x3000, 0x4000 and 0x5000 of memory (virtio 1.2 §4.1.4.3).
+    pub fn start_virtio(&mut self) {
+        let byte = |m: &mut Machine, off, v| m.write(Window::Mem, off, Width::B1, v);
+        for status in [0, 1, 3] {
+            byte(self, 0x14, status);
+        }
+        for (select, features) in [(0, 0), (1, 3)] {
+            self.writel(Window::Mem, 0x08, select);
+            self.writel(Window::Mem, 0x0c, features);
+        }
+        byte(self, 0x14, 0xb);
+        self.writew(Window::Mem, 0x16, 0);
+        self.writew(Window::Mem, 0x18, 8);
+        for (off, at) in [(0x20, 0x3000), (0x28, 0x4000), (0x30, 0x5000)] {
+            self.writel(Window::Mem, off, RAM as u32 + at);
+            self.writel(Window::Mem, off + 4, 0);
+        }
+        self.writew(Window::Mem, 0x1c, 1);
+        byte(self, 0x14, 0xf);
     }
 
     /// The endpoint's RAISE_MSI of vector `n` (1-based).

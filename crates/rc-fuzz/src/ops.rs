@@ -7,7 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use block::Width;
+use endpoints::virtio::Blk;
+use endpoints::virtio::Console;
+use endpoints::virtio::Net;
+use endpoints::virtio::Rng;
 use endpoints::EndpointTest;
+use endpoints::EndpointTestSpec;
+use endpoints::MemDisk;
+use endpoints::Nvme;
+use endpoints::NvmeSpec;
+use endpoints::SerialCard;
+use endpoints::SerialSpec;
+use endpoints::VirtioPci;
 use pcie::config::regs as pci;
 use pcie::misbehave::Act;
 use pcie::misbehave::Misbehaving;
@@ -17,6 +28,8 @@ use pcie::Card;
 use pcie::Device;
 use pcie::ErrorMessage;
 use pcie::LinkFailure;
+use pcie::Switch;
+use pcie::SwitchSpec;
 use rc_model::soc;
 use rc_model::wrapper::Kind;
 use rc_model::Config;
@@ -38,6 +51,8 @@ pub const OP_BYTES: usize = 16;
 const ITS_TRANSLATER: u64 = 0x0809_0040;
 /// One access in so many goes to a window that switches others off.
 const PROVIDER_SHARE: u8 = 64;
+/// Size of disks: a machine is built for each case.
+const DISK_BYTES: usize = 64 << 10;
 
 /// Which machine is built.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +65,8 @@ pub struct Setup {
     pub msi_gating: bool,
     /// Whether an ITS takes MSIs.
     pub its: bool,
-    /// Whether there is an endpoint at all.
-    pub card: bool,
+    /// What is in the slot, if anything is there at all.
+    pub card: Option<CardKind>,
     /// [`Config::slot`].
     pub slot: Slot,
     /// [`Config::rrs_count`].
@@ -72,7 +87,7 @@ impl Setup {
             // PARF is what gates.
             msi_gating: b[1] & 2 != 0 && soc.wrapper.kind == Kind::Qcom,
             its: b[1] & 4 != 0,
-            card: b[2] & 0xf != 0xf,
+            card: CARDS[usize::from(b[2]) % CARDS.len()],
             slot: slot(b[3]),
             rrs_count: if b[4] & 1 == 0 { 0 } else { u32::from(b[4] >> 1) },
             endpoint_rate: if b[5] & 1 == 0 { Rate { speed: 3, width: 1 } } else { rate(b[6]) },
@@ -89,16 +104,82 @@ impl Setup {
             strict: self.strict,
             msi_gating: self.msi_gating,
             its_translater: self.its.then_some(ITS_TRANSLATER),
-            ..Config::new(self.soc, self.card.then(|| self.card()))
+            ..Config::new(self.soc, self.card.map(|kind| self.card(kind)))
         }
     }
 
-    fn card(&self) -> Box<dyn Card<Event>> {
-        let card = Device::single(EndpointTest::default()).boxed();
+    fn card(&self, kind: CardKind) -> Box<dyn Card<Event>> {
+        let card = kind.build();
         match self.misbehaviour {
             Some(seed) => Box::new(Misbehaving::new(card, rules(seed), u64::from(seed))),
             None => card,
         }
+    }
+}
+
+/// Cards that a machine is tried with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CardKind {
+    /// The endpoint-test function.
+    EndpointTest,
+    /// The same with all that it can have.
+    Full,
+    /// An NVMe controller.
+    Nvme,
+    /// A virtio disk.
+    Blk,
+    /// A virtio network interface.
+    Net,
+    /// A virtio console.
+    Console,
+    /// virtio entropy.
+    Rng,
+    /// A serial card.
+    Serial,
+    /// A switch with an endpoint-test function in one of two slots.
+    Switch,
+}
+
+/// How often each is drawn: most registers are behind the first.
+const CARDS: [Option<CardKind>; 16] = [
+    Some(CardKind::EndpointTest),
+    Some(CardKind::Nvme),
+    Some(CardKind::Blk),
+    Some(CardKind::Net),
+    Some(CardKind::Console),
+    Some(CardKind::Rng),
+    Some(CardKind::Serial),
+    Some(CardKind::Switch),
+    Some(CardKind::Full),
+    Some(CardKind::EndpointTest),
+    Some(CardKind::Nvme),
+    Some(CardKind::Blk),
+    Some(CardKind::EndpointTest),
+    Some(CardKind::EndpointTest),
+    Some(CardKind::EndpointTest),
+    None,
+];
+
+impl CardKind {
+    fn build(self) -> Box<dyn Card<Event>> {
+        let disk = || Box::new(MemDisk::new(DISK_BYTES));
+        let test = || Device::single(EndpointTest::default()).boxed();
+        match self {
+            CardKind::EndpointTest => test(),
+            CardKind::Full => Device::single(EndpointTest::with(EndpointTestSpec::full())).boxed(),
+            CardKind::Nvme => Device::single(Nvme::new(NvmeSpec::new(disk(), "fuzz"))).boxed(),
+            CardKind::Blk => Device::single(VirtioPci::new(Blk::new(disk(), 1, "fuzz"))).boxed(),
+            CardKind::Net => Device::single(VirtioPci::new(Net::new([2, 0, 0, 0, 0, 1]))).boxed(),
+            CardKind::Console => Device::single(VirtioPci::new(Console::new())).boxed(),
+            CardKind::Rng => Device::single(VirtioPci::new(Rng::new(1))).boxed(),
+            CardKind::Serial => Device::single(SerialCard::new(SerialSpec::default())).boxed(),
+            CardKind::Switch => Switch::new(SwitchSpec::new(vec![Some(test()), None])).boxed(),
+        }
+    }
+
+    /// Whether it is one function whose pin a sample shows as `ep.intx`.
+    pub fn is_one_function(self) -> bool {
+        self != CardKind::Switch
     }
 }
 
@@ -180,6 +261,13 @@ pub enum Op {
         /// Value, with bits beyond the width.
         v: u64,
     },
+    /// The guest writes to its memory, where rings and queues may be.
+    Poke {
+        /// From the start of memory.
+        off: u16,
+        /// Eight bytes.
+        v: u64,
+    },
     /// Time passes.
     Sleep(Pause),
     /// Link up, windows and bridge open, MSI armed: so that what follows meets a machine in use.
@@ -232,7 +320,8 @@ impl Op {
             40..=92 => {
                 Op::Write { win, off: offset(soc, win, place, off), w, v: written(soc, flags >> 2, value) }
             }
-            93..=99 => Op::Sleep(pause(place, value)),
+            93..=96 => Op::Sleep(pause(place, value)),
+            97..=99 => Op::Poke { off: off as u16, v: written(soc, flags >> 2, value) },
             100..=107 => Op::BringUp,
             108..=113 => Op::Raise(small % 4, if place & 1 == 0 { 1 } else { off % 40 }),
             114 => Op::Command(1 << (small % 32)),
