@@ -43,7 +43,7 @@ pub enum Command {
     /// Run the kernel's own test programs for pci_endpoint_test, unchanged, and say test by test what came of it
     #[command(
         after_help = "Exit code: 0 nothing failed, 1 a test failed, 2 bad usage or a missing prerequisite, 3 crash or \
-        hang, 4 a program did not come to its end.\n\nArtifacts in --out: selftest.md; for each series output.txt, \
+        hang, 4 a program did not come to its end.\n\nArtifacts in --out: selftest.md; for each series output.txt, results.json, \
         console.log."
     )]
     Selftest(SelftestArgs),

@@ -117,11 +117,13 @@ fn one(args: &SelftestArgs, series: &str, vectors: u16) -> Result<Done> {
         Done { series: series.into(), release, program: (*program).into(), rows: Vec::new(), cut: None };
     match told {
         Ok(output) => {
-            let file = dir.join("output.txt");
-            std::fs::write(&file, &output.output)
-                .with_context(|| format!("cannot write {}", file.display()))?;
             done.rows = parse::rows(&output.output);
             done.cut = incomplete(&output);
+            let rows = serde_json::to_string_pretty(&done.rows)? + "\n";
+            for (name, text) in [("output.txt", &output.output), ("results.json", &rows)] {
+                let file = dir.join(name);
+                std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+            }
         }
         Err(cut) => done.cut = Some(cut),
     }

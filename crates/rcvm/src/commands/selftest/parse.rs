@@ -2,8 +2,10 @@
 //!
 //! *Sources*: Linux v6.12 tools/pci/pcitest.c (a line a test), v7.3 tools/testing/selftests/kselftest_harness.h (TAP).
 
+use serde::Serialize;
+
 /// One test.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// As the program calls it.
     pub name: String,
@@ -12,7 +14,8 @@ pub struct Row {
 }
 
 /// What came of a test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It passed.
     Passed,
