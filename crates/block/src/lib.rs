@@ -81,6 +81,14 @@ impl SimTime {
     }
 }
 
+/// SplitMix64: one step of a well-known 64-bit mixer; enough to spread what a seed decides.
+pub const fn splitmix64(x: u64) -> u64 {
+    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// What kind of reset reaches a block; each register's row says which of them it survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ResetKind {

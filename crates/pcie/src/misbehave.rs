@@ -8,6 +8,7 @@
 //! Each [`Rule`] is a trigger, how many of its occurrences pass first, how many are acted on, and an act. Chances are drawn from a
 //! seed: the same accesses in the same order meet the same misbehaviour.
 
+use block::splitmix64;
 use block::Cx;
 use block::ResetKind;
 use block::SimTime;
@@ -569,12 +570,4 @@ fn refused(fate: Fate, w: Width) -> Option<Outcome> {
         Fate::Refuse(status) => Some(Outcome::refused(status, w)),
         Fate::Lost => Some(Outcome::ok(w.ones())),
     }
-}
-
-/// SplitMix64: one step of a well-known 64-bit mixer.
-fn splitmix64(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -1,5 +1,6 @@
 //! What to do: the plan of a run.
 
+use block::splitmix64;
 use guest_agent::IrqKind;
 use pcie::SlotEvent;
 use serde::Deserialize;
@@ -271,14 +272,6 @@ impl Plan {
         };
         CyclePlan { number, load, teardown, held }
     }
-}
-
-/// SplitMix64: one step of a well-known 64-bit mixer; enough to spread choices over cycles.
-fn splitmix64(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
