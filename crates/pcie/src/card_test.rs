@@ -9,6 +9,8 @@ use crate::frame::MSIX_AT;
 use crate::ErrorMessage;
 use crate::Frame;
 use crate::FrameSpec;
+use crate::Framed;
+use crate::FramedFunction;
 use crate::MsixSpec;
 
 /// A function that is nothing but its frame.
@@ -21,66 +23,24 @@ fn bare(device: u16, pin: u8) -> Box<dyn Function<()>> {
     Box::new(Bare(Frame::new(&FrameSpec { ids, bars: &bars, msi: false, msix })))
 }
 
-impl Function<()> for Bare {
-    fn config_read(&mut self, _: &mut Cx<'_, ()>, off: u16, w: Width) -> u64 {
-        self.0.config_read(off, w)
+impl Framed for Bare {
+    fn frame(&self) -> &Frame {
+        &self.0
     }
-    fn config_write(
-        &mut self,
-        cx: &mut Cx<'_, ()>,
-        up: &mut dyn Upstream<()>,
-        bdf: Bdf,
-        off: u16,
-        w: Width,
-        v: u64,
-    ) {
-        self.0.config_write(cx, up, bdf, off, w, v);
+    fn frame_mut(&mut self) -> &mut Frame {
+        &mut self.0
     }
-    fn mem_read(&mut self, cx: &mut Cx<'_, ()>, up: &mut dyn Upstream<()>, addr: u64, w: Width) -> Outcome {
-        match self.0.hit(addr, w) {
-            Some(_) => Outcome::ok(u64::from(self.0.config().word(0) >> 16)),
-            None => Outcome::refused(self.0.unsupported(cx, up, false), w),
-        }
+}
+
+impl FramedFunction<()> for Bare {
+    fn bar_read(&mut self, _: &mut Cx<'_, ()>, _: &mut dyn Upstream<()>, _: (u8, u32), _: Width) -> u64 {
+        u64::from(self.0.config().word(0) >> 16)
     }
-    fn mem_write(
-        &mut self,
-        cx: &mut Cx<'_, ()>,
-        up: &mut dyn Upstream<()>,
-        addr: u64,
-        w: Width,
-        v: u64,
-    ) -> Completion {
-        match self.0.hit(addr, w) {
-            Some(at) => {
-                self.0.msix_write(cx, up, at, w, v);
-                self.0.raise_msix(cx, up, 1);
-                Completion::Success
-            }
-            None => self.0.unsupported(cx, up, true),
-        }
+    fn bar_write(&mut self, cx: &mut Cx<'_, ()>, up: &mut dyn Upstream<()>, at: (u8, u32), w: Width, v: u64) {
+        self.0.msix_write(cx, up, at, w, v);
+        self.0.raise_msix(cx, up, 1);
     }
-    fn decodes(&self, addr: u64, w: Width) -> bool {
-        self.0.hit(addr, w).is_some()
-    }
-    fn make_multifunction(&mut self) {
-        self.0.config_mut().make_multifunction();
-    }
-    fn intx(&self) -> u8 {
-        self.0.intx()
-    }
-    fn claims(&self) -> Vec<(u64, u64)> {
-        self.0.claims()
-    }
-    fn next_deadline(&self) -> Option<SimTime> {
-        None
-    }
-    fn tick(&mut self, _: &mut Cx<'_, ()>, _: &mut dyn Upstream<()>) {}
-    fn reset(&mut self, _: &mut Cx<'_, ()>, kind: ResetKind) {
-        self.0.reset(kind);
-    }
-    fn sample(&self, out: &mut dyn FnMut(&str, u64)) {
-        self.0.sample(out);
-    }
+    fn reset(&mut self, _: &mut Cx<'_, ()>, _: ResetKind) {}
     fn save(&self) -> FunctionState {
         FunctionState::new("bare", &self.0.save())
     }

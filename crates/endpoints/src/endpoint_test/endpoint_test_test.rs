@@ -1,6 +1,8 @@
 //! The function against a recording port, driven in the order of Linux v6.12 drivers/misc/pci_endpoint_test.c.
 
 use block::VecMem;
+use pcie::Bdf;
+use pcie::Function;
 use proptest::prelude::*;
 
 use super::*;
@@ -81,7 +83,7 @@ impl Bench {
 
     fn tick(&mut self, now: SimTime) {
         self.now = now;
-        self.with(|f, cx, p| f.tick(cx, p));
+        self.with(|f, cx, p| Function::tick(f, cx, p));
     }
 
     /// Enumerated and probed: BARs, memory and bus mastering on.
@@ -300,7 +302,7 @@ fn doorbell_and_subranges_are_saved_and_a_reset_ends_them() {
     let plain = EndpointTestSpec { inbound_mapping: false, ..EndpointTestSpec::full() };
     assert!(Function::<()>::restore(&mut EndpointTest::with(plain), &saved).is_err());
     assert!(Function::<()>::restore(&mut EndpointTest::default(), &saved).is_err());
-    b.with(|f, cx, _| f.reset(cx, ResetKind::Perst));
+    b.with(|f, cx, _| Function::reset(f, cx, ResetKind::Perst));
     assert_eq!(
         Function::<()>::save(&b.f).data,
         Function::<()>::save(&Bench::with_spec(EndpointTestSpec::full()).f).data
@@ -433,7 +435,7 @@ fn a_reset_or_d3_silences_the_function() {
         let mut b = Bench::probed();
         b.msi_on();
         b.raise(command::RAISE_INTX, 0, 0);
-        b.with(|f, cx, _| f.reset(cx, kind));
+        b.with(|f, cx, _| Function::reset(f, cx, kind));
         let s = b.sample();
         assert_eq!((s["command"], s["msi.enable"], s["msi.addr"], s["intx"]), (0, 0, 0, 0), "{kind:?}");
         assert_eq!(b.cfg_read(0x10, Width::B4), 0);

@@ -21,15 +21,14 @@ use block::Width;
 use block::Words;
 use pcie::config::Bar;
 use pcie::config::Ids;
-use pcie::Bdf;
 use pcie::Completion;
 use pcie::Frame;
 use pcie::FrameSpec;
 use pcie::FrameState;
-use pcie::Function;
+use pcie::Framed;
+use pcie::FramedFunction;
 use pcie::FunctionState;
 use pcie::MsixSpec;
-use pcie::Outcome;
 use pcie::Upstream;
 use serde::Deserialize;
 use serde::Serialize;
@@ -501,65 +500,36 @@ impl EndpointTest {
     }
 }
 
-impl<E> Function<E> for EndpointTest {
-    fn config_read(&mut self, _cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64 {
-        self.frame.config_read(off, w)
+impl Framed for EndpointTest {
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
-    fn config_write(
+    fn frame_mut(&mut self) -> &mut Frame {
+        &mut self.frame
+    }
+}
+
+impl<E> FramedFunction<E> for EndpointTest {
+    fn bar_read(
         &mut self,
-        cx: &mut Cx<'_, E>,
-        up: &mut dyn Upstream<E>,
-        bdf: Bdf,
-        off: u16,
+        _cx: &mut Cx<'_, E>,
+        _up: &mut dyn Upstream<E>,
+        (bar, off): (u8, u32),
         w: Width,
-        v: u64,
-    ) {
-        self.frame.config_write(cx, up, bdf, off, w, v);
-    }
-
-    fn mem_read(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, addr: u64, w: Width) -> Outcome {
-        match self.frame.hit(addr, w) {
-            Some((0, o)) => Outcome::ok(self.read_bar0(o, w)),
-            Some((bar, o)) => Outcome::ok(self.scratch(bar.into()).map_or(0, |s| s.read(o, w))),
-            None => Outcome::refused(self.frame.unsupported(cx, up, false), w),
+    ) -> u64 {
+        if bar == 0 {
+            self.read_bar0(off, w)
+        } else {
+            self.scratch(bar.into()).map_or(0, |s| s.read(off, w))
         }
     }
 
-    fn mem_write(
-        &mut self,
-        cx: &mut Cx<'_, E>,
-        up: &mut dyn Upstream<E>,
-        addr: u64,
-        w: Width,
-        v: u64,
-    ) -> Completion {
-        match self.frame.hit(addr, w) {
-            Some((0, o)) => self.write_bar0(cx, up, o, w, v),
-            Some(at) => self.write_scratch(cx, up, at, w, v),
-            None => return self.frame.unsupported(cx, up, true),
+    fn bar_write(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, at: (u8, u32), w: Width, v: u64) {
+        match at {
+            (0, off) => self.write_bar0(cx, up, off, w, v),
+            at => self.write_scratch(cx, up, at, w, v),
         }
-        Completion::Success
-    }
-
-    fn decodes(&self, addr: u64, w: Width) -> bool {
-        self.frame.hit(addr, w).is_some()
-    }
-
-    fn make_multifunction(&mut self) {
-        self.frame.config_mut().make_multifunction();
-    }
-
-    fn intx(&self) -> u8 {
-        self.frame.intx()
-    }
-
-    fn claims(&self) -> Vec<(u64, u64)> {
-        self.frame.claims()
-    }
-
-    fn msi_target(&self) -> Option<u64> {
-        self.frame.msi_target()
     }
 
     fn next_deadline(&self) -> Option<SimTime> {
@@ -577,7 +547,6 @@ impl<E> Function<E> for EndpointTest {
     }
 
     fn reset(&mut self, _cx: &mut Cx<'_, E>, kind: ResetKind) {
-        self.frame.reset(kind);
         self.intx_until = None;
         self.poll_at = None;
         if kind != ResetKind::D3HotToD0 {
@@ -586,10 +555,6 @@ impl<E> Function<E> for EndpointTest {
             self.doorbell = None;
             self.random = self.spec.seed | 1;
         }
-    }
-
-    fn sample(&self, out: &mut dyn FnMut(&str, u64)) {
-        self.frame.sample(out);
     }
 
     fn save(&self) -> FunctionState {

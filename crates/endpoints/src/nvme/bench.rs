@@ -1,7 +1,9 @@
 //! The controller against a recording port, and a driver that does to it what Linux does (v6.12 drivers/nvme/host/pci.c).
 
 use block::VecMem;
+use pcie::Bdf;
 use pcie::Completion;
+use pcie::Function;
 
 use super::*;
 use crate::MemDisk;
@@ -219,7 +221,7 @@ impl Bench {
 
     pub fn tick(&mut self, now: SimTime) {
         self.now = now;
-        self.with(|f, cx, p| f.tick(cx, p));
+        self.with(|f, cx, p| Function::tick(f, cx, p));
     }
 
     pub fn sample(&self) -> std::collections::BTreeMap<String, u64> {

@@ -31,16 +31,15 @@ use block::Width;
 use block::Words;
 use pcie::config::Bar;
 use pcie::config::Ids;
-use pcie::Bdf;
 use pcie::Completion;
 use pcie::Frame;
 use pcie::FrameSpec;
 use pcie::FrameState;
-use pcie::Function;
+use pcie::Framed;
+use pcie::FramedFunction;
 use pcie::FunctionState;
 use pcie::IrqMode;
 use pcie::MsixSpec;
-use pcie::Outcome;
 use pcie::Upstream;
 use serde::Deserialize;
 use serde::Serialize;
@@ -543,63 +542,41 @@ impl Nvme {
     }
 }
 
-impl<E> Function<E> for Nvme {
-    fn config_read(&mut self, _cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64 {
-        self.frame.config_read(off, w)
+impl Framed for Nvme {
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
-    fn config_write(
+    fn frame_mut(&mut self) -> &mut Frame {
+        &mut self.frame
+    }
+}
+
+impl<E> FramedFunction<E> for Nvme {
+    fn bar_read(
+        &mut self,
+        _cx: &mut Cx<'_, E>,
+        _up: &mut dyn Upstream<E>,
+        (_, off): (u8, u32),
+        w: Width,
+    ) -> u64 {
+        self.read_bar0(off, w)
+    }
+
+    fn bar_write(
         &mut self,
         cx: &mut Cx<'_, E>,
         up: &mut dyn Upstream<E>,
-        bdf: Bdf,
-        off: u16,
+        (_, off): (u8, u32),
         w: Width,
         v: u64,
     ) {
-        self.frame.config_write(cx, up, bdf, off, w, v);
+        self.write_bar0(cx, up, off, w, v);
         self.settle();
     }
 
-    fn mem_read(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, addr: u64, w: Width) -> Outcome {
-        match self.frame.hit(addr, w) {
-            Some((_, o)) => Outcome::ok(self.read_bar0(o, w)),
-            None => Outcome::refused(self.frame.unsupported(cx, up, false), w),
-        }
-    }
-
-    fn mem_write(
-        &mut self,
-        cx: &mut Cx<'_, E>,
-        up: &mut dyn Upstream<E>,
-        addr: u64,
-        w: Width,
-        v: u64,
-    ) -> Completion {
-        let Some((_, o)) = self.frame.hit(addr, w) else { return self.frame.unsupported(cx, up, true) };
-        self.write_bar0(cx, up, o, w, v);
+    fn config_written(&mut self, _cx: &mut Cx<'_, E>, _up: &mut dyn Upstream<E>, _off: u16) {
         self.settle();
-        Completion::Success
-    }
-
-    fn decodes(&self, addr: u64, w: Width) -> bool {
-        self.frame.hit(addr, w).is_some()
-    }
-
-    fn make_multifunction(&mut self) {
-        self.frame.config_mut().make_multifunction();
-    }
-
-    fn intx(&self) -> u8 {
-        self.frame.intx()
-    }
-
-    fn claims(&self) -> Vec<(u64, u64)> {
-        self.frame.claims()
-    }
-
-    fn msi_target(&self) -> Option<u64> {
-        self.frame.msi_target()
     }
 
     /// In D3hot commands wait: the function sends nothing (No_Soft_Reset keeps what it knows).
@@ -620,14 +597,12 @@ impl<E> Function<E> for Nvme {
     }
 
     fn reset(&mut self, _cx: &mut Cx<'_, E>, kind: ResetKind) {
-        self.frame.reset(kind);
         self.regs.reset(kind);
         self.core = Core::new(self.io_queues);
         self.log = Log::default();
     }
 
     fn sample(&self, out: &mut dyn FnMut(&str, u64)) {
-        self.frame.sample(out);
         out("nvme.enabled", self.is_running().into());
         out("nvme.queues", self.core.queues.io_queues() as u64);
         out("nvme.inflight", self.core.inflight.len() as u64);

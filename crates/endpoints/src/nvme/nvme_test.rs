@@ -1,5 +1,7 @@
 //! What the driver does, step by step, and what it must find.
 
+use pcie::Function;
+
 use super::bench::*;
 use super::command::admin;
 use super::command::nvm;

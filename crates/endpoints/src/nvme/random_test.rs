@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use pcie::Function;
 use proptest::prelude::*;
 
 use super::bench::*;

@@ -22,14 +22,12 @@ use block::StateError;
 use block::Width;
 use pcie::config::Bar;
 use pcie::config::Ids;
-use pcie::Bdf;
-use pcie::Completion;
 use pcie::Frame;
 use pcie::FrameSpec;
 use pcie::FrameState;
-use pcie::Function;
+use pcie::Framed;
+use pcie::FramedFunction;
 use pcie::FunctionState;
-use pcie::Outcome;
 use pcie::Upstream;
 use serde::Deserialize;
 use serde::Serialize;
@@ -114,67 +112,44 @@ impl SerialCard {
     }
 }
 
-impl<E> Function<E> for SerialCard {
-    fn config_read(&mut self, _cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64 {
-        self.frame.config_read(off, w)
+impl Framed for SerialCard {
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
-    fn config_write(
+    fn frame_mut(&mut self) -> &mut Frame {
+        &mut self.frame
+    }
+}
+
+impl<E> FramedFunction<E> for SerialCard {
+    fn bar_read(
         &mut self,
         cx: &mut Cx<'_, E>,
-        up: &mut dyn Upstream<E>,
-        bdf: Bdf,
-        off: u16,
+        _up: &mut dyn Upstream<E>,
+        (_, off): (u8, u32),
+        w: Width,
+    ) -> u64 {
+        let mut data = 0;
+        for lane in 0..w.bytes() as u32 {
+            data |= u64::from(self.uart.read(cx.now, self.line, off + lane)) << (lane * 8);
+        }
+        self.update_pin();
+        data
+    }
+
+    fn bar_write(
+        &mut self,
+        cx: &mut Cx<'_, E>,
+        _up: &mut dyn Upstream<E>,
+        (_, off): (u8, u32),
         w: Width,
         v: u64,
     ) {
-        self.frame.config_write(cx, up, bdf, off, w, v);
-    }
-
-    fn mem_read(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, addr: u64, w: Width) -> Outcome {
-        let Some((_, at)) = self.frame.hit(addr, w) else {
-            return Outcome::refused(self.frame.unsupported(cx, up, false), w);
-        };
-        let mut data = 0;
         for lane in 0..w.bytes() as u32 {
-            data |= u64::from(self.uart.read(cx.now, self.line, at + lane)) << (lane * 8);
+            self.uart.write(cx.now, self.line, off + lane, (v >> (lane * 8)) as u8);
         }
         self.update_pin();
-        Outcome::ok(data)
-    }
-
-    fn mem_write(
-        &mut self,
-        cx: &mut Cx<'_, E>,
-        up: &mut dyn Upstream<E>,
-        addr: u64,
-        w: Width,
-        v: u64,
-    ) -> Completion {
-        let Some((_, at)) = self.frame.hit(addr, w) else {
-            return self.frame.unsupported(cx, up, true);
-        };
-        for lane in 0..w.bytes() as u32 {
-            self.uart.write(cx.now, self.line, at + lane, (v >> (lane * 8)) as u8);
-        }
-        self.update_pin();
-        Completion::Success
-    }
-
-    fn decodes(&self, addr: u64, w: Width) -> bool {
-        self.frame.hit(addr, w).is_some()
-    }
-
-    fn make_multifunction(&mut self) {
-        self.frame.config_mut().make_multifunction();
-    }
-
-    fn intx(&self) -> u8 {
-        self.frame.intx()
-    }
-
-    fn claims(&self) -> Vec<(u64, u64)> {
-        self.frame.claims()
     }
 
     fn next_deadline(&self) -> Option<SimTime> {
@@ -187,15 +162,10 @@ impl<E> Function<E> for SerialCard {
     }
 
     fn reset(&mut self, _cx: &mut Cx<'_, E>, kind: ResetKind) {
-        self.frame.reset(kind);
         if kind != ResetKind::D3HotToD0 {
             self.uart.reset();
         }
         self.update_pin();
-    }
-
-    fn sample(&self, out: &mut dyn FnMut(&str, u64)) {
-        self.frame.sample(out);
     }
 
     fn save(&self) -> FunctionState {

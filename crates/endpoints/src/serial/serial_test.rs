@@ -1,6 +1,9 @@
 //! The card against no port at all (it sends nothing), in the order of Linux v7.3 8250_port.c.
 
 use block::VecMem;
+use pcie::Bdf;
+use pcie::Completion;
+use pcie::Function;
 use proptest::prelude::*;
 
 use super::regs::fcr;
@@ -85,7 +88,7 @@ impl Bench {
         let at = Function::<()>::next_deadline(&self.f)?;
         let waited = at.0 - self.now.0;
         self.now = at;
-        self.with(|f, cx| f.tick(cx, &mut NoPort));
+        self.with(|f, cx| Function::tick(f, cx, &mut NoPort));
         Some(waited)
     }
 
@@ -291,7 +294,7 @@ fn intx_disable_and_reset_silence_the_pin() {
     b.cfg_write(0x04, Width::B2, 0x002);
     assert_eq!(b.pin(), 1);
     b.outb(off::DATA, b'a');
-    b.with(|f, cx| f.reset(cx, ResetKind::HotReset));
+    b.with(|f, cx| Function::reset(f, cx, ResetKind::HotReset));
     assert_eq!((b.pin(), b.f.uart.interrupt()), (0, false));
     assert_eq!(b.f.take_output(), b"a", "what has left is out");
     assert_eq!(b.f.uart, Uart::default());

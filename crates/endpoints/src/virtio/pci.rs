@@ -20,16 +20,15 @@ use block::Width;
 use pcie::config::Bar;
 use pcie::config::Ids;
 use pcie::frame;
-use pcie::Bdf;
 use pcie::Completion;
 use pcie::Frame;
 use pcie::FrameSpec;
 use pcie::FrameState;
-use pcie::Function;
+use pcie::Framed;
+use pcie::FramedFunction;
 use pcie::FunctionState;
 use pcie::IrqMode;
 use pcie::MsixSpec;
-use pcie::Outcome;
 use pcie::Upstream;
 use serde::Deserialize;
 use serde::Serialize;
@@ -191,7 +190,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.error
     }
 
-    fn bar_read(&mut self, bar: u8, off: u32, w: Width) -> u64 {
+    fn read_bar(&mut self, bar: u8, off: u32, w: Width) -> u64 {
         if let Some(v) = self.frame.msix_read(bar, off, w) {
             return v;
         }
@@ -200,8 +199,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
         if w == Width::B8 {
             // A driver reads 64 bits as two halves (virtio 1.2 §4.1.3.1).
-            let low = self.bar_read(bar, off, Width::B4);
-            return low | self.bar_read(bar, off.wrapping_add(4), Width::B4) << 32;
+            let low = self.read_bar(bar, off, Width::B4);
+            return low | self.read_bar(bar, off.wrapping_add(4), Width::B4) << 32;
         }
         match off {
             COMMON_AT..ISR_AT => self.common.read(&self.offer, off - COMMON_AT, w),
@@ -211,7 +210,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         }
     }
 
-    fn bar_write<E>(
+    fn write_bar<E>(
         &mut self,
         cx: &mut Cx<'_, E>,
         up: &mut dyn Upstream<E>,
@@ -223,8 +222,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
             return;
         }
         if w == Width::B8 {
-            self.bar_write(cx, up, (bar, off), Width::B4, v & 0xffff_ffff);
-            self.bar_write(cx, up, (bar, off.wrapping_add(4)), Width::B4, v >> 32);
+            self.write_bar(cx, up, (bar, off), Width::B4, v & 0xffff_ffff);
+            self.write_bar(cx, up, (bar, off.wrapping_add(4)), Width::B4, v >> 32);
             return;
         }
         match off {
@@ -355,7 +354,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     /// The BAR access that a read of `pci_cfg_data` performs.
     fn fill_window(&mut self) {
         let Some((bar, at, w)) = self.window() else { return };
-        let v = self.bar_read(bar, at, w) as u32;
+        let v = self.read_bar(bar, at, w) as u32;
         let ones = w.ones() as u32;
         let old = self.frame.config().word(PCI_CFG_DATA_AT);
         self.frame.config_mut().set_word(PCI_CFG_DATA_AT, old & !ones | v & ones);
@@ -408,66 +407,44 @@ fn serve<D: VirtioDevice>(device: &mut D, notified: u16, io: &mut Io<'_>) -> Res
     Ok(left)
 }
 
-impl<E, D: VirtioDevice> Function<E> for VirtioPci<D> {
-    fn config_read(&mut self, _cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64 {
+impl<D: VirtioDevice> Framed for VirtioPci<D> {
+    fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    fn frame_mut(&mut self) -> &mut Frame {
+        &mut self.frame
+    }
+}
+
+impl<E, D: VirtioDevice> FramedFunction<E> for VirtioPci<D> {
+    fn bar_read(
+        &mut self,
+        _cx: &mut Cx<'_, E>,
+        _up: &mut dyn Upstream<E>,
+        (bar, off): (u8, u32),
+        w: Width,
+    ) -> u64 {
+        self.read_bar(bar, off, w)
+    }
+
+    fn bar_write(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, at: (u8, u32), w: Width, v: u64) {
+        self.write_bar(cx, up, at, w, v);
+    }
+
+    fn before_config_read(&mut self, off: u16) {
         if u32::from(off) & !3 == PCI_CFG_DATA_AT {
             self.fill_window();
         }
-        self.frame.config_read(off, w)
     }
 
-    fn config_write(
-        &mut self,
-        cx: &mut Cx<'_, E>,
-        up: &mut dyn Upstream<E>,
-        bdf: Bdf,
-        off: u16,
-        w: Width,
-        v: u64,
-    ) {
-        self.frame.config_write(cx, up, bdf, off, w, v);
+    fn config_written(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, off: u16) {
         if u32::from(off) & !3 == PCI_CFG_DATA_AT {
             if let Some((bar, at, w)) = self.window() {
                 let data = u64::from(self.frame.config().word(PCI_CFG_DATA_AT)) & w.ones();
-                self.bar_write(cx, up, (bar, at), w, data);
+                self.write_bar(cx, up, (bar, at), w, data);
             }
         }
-    }
-
-    fn mem_read(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, addr: u64, w: Width) -> Outcome {
-        match self.frame.hit(addr, w) {
-            Some((bar, off)) => Outcome::ok(self.bar_read(bar, off, w)),
-            None => Outcome::refused(self.frame.unsupported(cx, up, false), w),
-        }
-    }
-
-    fn mem_write(
-        &mut self,
-        cx: &mut Cx<'_, E>,
-        up: &mut dyn Upstream<E>,
-        addr: u64,
-        w: Width,
-        v: u64,
-    ) -> Completion {
-        let Some(at) = self.frame.hit(addr, w) else { return self.frame.unsupported(cx, up, true) };
-        self.bar_write(cx, up, at, w, v);
-        Completion::Success
-    }
-
-    fn intx(&self) -> u8 {
-        self.frame.intx()
-    }
-
-    fn decodes(&self, addr: u64, w: Width) -> bool {
-        self.frame.hit(addr, w).is_some()
-    }
-
-    fn make_multifunction(&mut self) {
-        self.frame.config_mut().make_multifunction();
-    }
-
-    fn claims(&self) -> Vec<(u64, u64)> {
-        self.frame.claims()
     }
 
     fn next_deadline(&self) -> Option<SimTime> {
@@ -482,13 +459,11 @@ impl<E, D: VirtioDevice> Function<E> for VirtioPci<D> {
         }
     }
 
-    fn reset(&mut self, _cx: &mut Cx<'_, E>, kind: ResetKind) {
-        self.frame.reset(kind);
+    fn reset(&mut self, _cx: &mut Cx<'_, E>, _kind: ResetKind) {
         self.reset_device();
     }
 
     fn sample(&self, out: &mut dyn FnMut(&str, u64)) {
-        self.frame.sample(out);
         out("virtio.status", self.common.status.into());
         out("virtio.queues_enabled", self.common.enabled().count_ones().into());
     }

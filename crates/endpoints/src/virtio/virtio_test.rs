@@ -227,7 +227,7 @@ impl<D: VirtioDevice> Bench<D> {
 
     fn advance(&mut self, ns: u64) {
         self.now = self.now.after_ns(ns);
-        self.with(|f, cx, p| f.tick(cx, p));
+        self.with(|f, cx, p| Function::tick(f, cx, p));
     }
 
     fn save(&self) -> FunctionState {

@@ -22,7 +22,8 @@ use crate::Device;
 use crate::Frame;
 use crate::FrameSpec;
 use crate::FrameState;
-use crate::Function;
+use crate::Framed;
+use crate::FramedFunction;
 use crate::FunctionState;
 
 pub const MS: u64 = 1_000_000;
@@ -69,36 +70,27 @@ pub fn ep(device: u16, pin: u8) -> Option<Box<dyn Card<()>>> {
     Some(watched(device, pin).0)
 }
 
-impl Function<()> for Ep {
-    fn config_read(&mut self, _: &mut Cx<'_, ()>, off: u16, w: Width) -> u64 {
-        self.frame.config_read(off, w)
+impl Framed for Ep {
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
-    fn config_write(
+    fn frame_mut(&mut self) -> &mut Frame {
+        &mut self.frame
+    }
+}
+
+impl FramedFunction<()> for Ep {
+    fn bar_read(&mut self, _: &mut Cx<'_, ()>, _: &mut dyn Upstream<()>, _: (u8, u32), _: Width) -> u64 {
+        self.device.into()
+    }
+    fn bar_write(
         &mut self,
         cx: &mut Cx<'_, ()>,
         up: &mut dyn Upstream<()>,
-        bdf: Bdf,
-        off: u16,
-        w: Width,
+        (_, off): (u8, u32),
+        _: Width,
         v: u64,
     ) {
-        self.frame.config_write(cx, up, bdf, off, w, v);
-    }
-    fn mem_read(&mut self, cx: &mut Cx<'_, ()>, up: &mut dyn Upstream<()>, addr: u64, w: Width) -> Outcome {
-        match self.frame.hit(addr, w) {
-            Some(_) => Outcome::ok(self.device.into()),
-            None => Outcome::refused(self.frame.unsupported(cx, up, false), w),
-        }
-    }
-    fn mem_write(
-        &mut self,
-        cx: &mut Cx<'_, ()>,
-        up: &mut dyn Upstream<()>,
-        addr: u64,
-        w: Width,
-        v: u64,
-    ) -> Completion {
-        let Some((_, off)) = self.frame.hit(addr, w) else { return self.frame.unsupported(cx, up, true) };
         match u64::from(off) {
             DMA_WRITE => self.last = Some(self.frame.store(cx, up, v, &[1, 2, 3, 4])),
             DMA_READ => self.last = Some(self.frame.fetch(cx, up, v, &mut [0; 4])),
@@ -106,20 +98,6 @@ impl Function<()> for Ep {
             TIMER => self.deadline = Some(cx.now.after_ns(v)),
             _ => {}
         }
-        Completion::Success
-    }
-    fn decodes(&self, addr: u64, w: Width) -> bool {
-        self.frame.hit(addr, w).is_some()
-    }
-    fn make_multifunction(&mut self) {}
-    fn intx(&self) -> u8 {
-        self.frame.intx()
-    }
-    fn claims(&self) -> Vec<(u64, u64)> {
-        self.frame.claims()
-    }
-    fn msi_target(&self) -> Option<u64> {
-        self.frame.msi_target()
     }
     fn next_deadline(&self) -> Option<SimTime> {
         self.deadline
@@ -129,12 +107,8 @@ impl Function<()> for Ep {
         self.frame.raise(cx, up, 0);
     }
     fn reset(&mut self, _: &mut Cx<'_, ()>, kind: ResetKind) {
-        self.frame.reset(kind);
         (self.deadline, self.last) = (None, None);
         self.resets.lock().expect("not poisoned").push(kind);
-    }
-    fn sample(&self, out: &mut dyn FnMut(&str, u64)) {
-        self.frame.sample(out);
     }
     fn save(&self) -> FunctionState {
         let state = EpState { frame: self.frame.save(), deadline: self.deadline, last: self.last };
