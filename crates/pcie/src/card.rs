@@ -79,6 +79,9 @@ pub trait Card<E>: Send {
     fn intx(&self) -> u8;
     /// Memory that enabled BARs claim, as (base, bytes), appended to `out`.
     fn claims(&self, out: &mut Vec<(u64, u64)>);
+    /// [`Function::valueless_doorbells`] of all functions that a write reaches, appended to `out`. A layer that counts or changes
+    /// writes has none.
+    fn valueless_doorbells(&self, _out: &mut Vec<u64>) {}
     /// Where each function's MSIs go while MSI is enabled, appended to `out` in an order that requests do not change.
     fn msi_targets(&self, out: &mut Vec<Option<u64>>);
     /// When `tick` wants to run next.
@@ -219,6 +222,16 @@ impl<E> Card<E> for Device<E> {
     fn claims(&self, out: &mut Vec<(u64, u64)>) {
         for (_, f) in &self.functions {
             out.extend(f.claims());
+        }
+    }
+
+    fn valueless_doorbells(&self, out: &mut Vec<u64>) {
+        for (n, (_, f)) in self.functions.iter().enumerate() {
+            // Of functions that claim the same address the first gets the write.
+            let mut its = Vec::new();
+            f.valueless_doorbells(&mut its);
+            its.retain(|at| !self.functions.iter().take(n).any(|(_, g)| g.decodes(*at, Width::B4)));
+            out.extend(its);
         }
     }
 

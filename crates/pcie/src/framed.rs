@@ -32,6 +32,8 @@ pub trait FramedFunction<E>: Framed {
     fn before_config_read(&mut self, _off: u16) {}
     /// Configuration register `off` has been written.
     fn config_written(&mut self, _cx: &mut Cx<'_, E>, _up: &mut dyn Upstream<E>, _off: u16) {}
+    /// See [`Function::valueless_doorbells`].
+    fn valueless_doorbells(&self, _out: &mut Vec<u64>) {}
     /// See [`Function::next_deadline`].
     fn next_deadline(&self) -> Option<SimTime> {
         None
@@ -105,6 +107,10 @@ impl<E, F: FramedFunction<E>> Function<E> for F {
 
     fn msi_target(&self) -> Option<u64> {
         self.frame().msi_target()
+    }
+
+    fn valueless_doorbells(&self, out: &mut Vec<u64>) {
+        FramedFunction::valueless_doorbells(self, out);
     }
 
     fn next_deadline(&self) -> Option<SimTime> {

@@ -135,6 +135,9 @@ pub trait Function<E>: Send {
     fn claims(&self) -> Vec<(u64, u64)> {
         Vec::new()
     }
+    /// Doorbells, four bytes each at these addresses, that a write of any value rings in the same way, appended to `out`. The
+    /// machine may deliver such a write later, and as one with others.
+    fn valueless_doorbells(&self, _out: &mut Vec<u64>) {}
     /// Where its MSIs go, while MSI is enabled.
     fn msi_target(&self) -> Option<u64> {
         None

@@ -133,3 +133,45 @@ fn io_in_flight_is_gone_with_the_link_and_with_perst() {
         assert_eq!(m.read(Window::Mem, 0, Width::B4), 0xffff_ffff);
     }
 }
+
+fn port_write(m: &mut Machine, off: u64, v: u32) {
+    let port = m.port_config();
+    m.writel(port, off, v);
+}
+
+/// Shadow doorbells and event indices.
+const BUFFERS: u64 = RAM + 0x6_0000;
+
+#[test]
+fn doorbells_that_need_no_value_are_offered_while_a_write_reaches_them() {
+    let offered = |m: &mut Machine| m.with_cx(|rc, _| rc.doorbells());
+    let bell = u64::from(off::DOORBELLS) + 8;
+    type Change = (&'static str, fn(&mut Machine), bool);
+    let changes: &[Change] = &[
+        ("nothing", |_| {}, true),
+        ("function's memory decoding off", |m| m.writew(Window::Config, 0x04, 0x4), false),
+        ("bridge's memory decoding off", |m| port_write(m, 0x04, 0x0010_0004), false),
+        ("bridge's window closed", |m| port_write(m, 0x20, 0x0000_fff0), false),
+        ("iATU region disabled", |m| m.writel(Window::Atu, (1 << 9) + 4, 0), false),
+        ("PERST#", |m| m.gpio_set(soc::GPIO_PERST, false), false),
+        ("link lost", |m| m.with_cx(|rc, cx| rc.surprise_down(cx)), false),
+        ("disabled", |m| m.writel(Window::Mem, off::CC.into(), 0), false),
+    ];
+    for (what, change, stays) in changes {
+        let mut m = probed(&soc::SM8250, 0);
+        assert!(offered(&mut m).is_empty(), "their writes have values");
+        put(
+            &mut m,
+            sq_at(0) + 2 * 64,
+            &[0x7c | 2 << 16, 0, 0, 0, 0, 0, BUFFERS as u32, 0, BUFFERS as u32 + 0x1000],
+        );
+        writel(&mut m, off::DOORBELLS, 3);
+        assert_eq!((status(&m, 0, 2), offered(&mut m)), (1, vec![bell]), "{what}");
+        change(&mut m);
+        assert_eq!(offered(&mut m), if *stays { vec![bell] } else { vec![] }, "{what}");
+        put(&mut m, sq_at(1), &[nvm::READ.into(), 1, 0, 0, 0, 0, DATA as u32, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        put(&mut m, BUFFERS + 8, &[1]);
+        m.with_cx(|rc, cx| rc.ring(cx, bell));
+        assert_eq!(status(&m, 1, 0), u16::from(*stays), "{what}: a ring that comes too late is lost");
+    }
+}

@@ -6,6 +6,7 @@
 //! KVM is asked to move a line.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -25,7 +26,14 @@ use rc_model::RootComplex;
 use rc_model::Sample;
 use rc_model::SamplePoint;
 use rc_model::Window;
+use vmm_sys_util::epoll::ControlOperation;
+use vmm_sys_util::epoll::Epoll;
+use vmm_sys_util::epoll::EpollEvent;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
 
+use crate::doorbells::Doorbells;
+use crate::doorbells::Switchboard;
 use crate::interposer::Access;
 use crate::interposer::Interposer;
 use crate::timer::Timer;
@@ -90,7 +98,18 @@ pub struct RcBus {
     accesses: AtomicU64,
     /// Next deadline of the model.
     timer: Timer,
+    doorbells: Option<DoorbellThread>,
 }
+
+/// Doorbells that are eventfds, and what the thread waits for that delivers them.
+struct DoorbellThread {
+    doorbells: Mutex<Doorbells>,
+    epoll: Epoll,
+    stop: EventFd,
+}
+
+/// What the event that ends the thread has in place of an address.
+const STOP: u64 = u64::MAX;
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in a model would be our bug; the state is still the best there is for a report.
@@ -117,7 +136,23 @@ impl RcBus {
             observer,
             accesses: AtomicU64::new(0),
             timer: Timer::default(),
+            doorbells: None,
         }
+    }
+
+    /// Have doorbells be eventfds, which `board` connects. A bus that records accesses has none: each shall be seen.
+    pub fn set_switchboard(&mut self, board: Box<dyn Switchboard>) -> std::io::Result<()> {
+        if self.trace.is_some() {
+            return Ok(());
+        }
+        let (epoll, stop) = (Epoll::new()?, EventFd::new(0)?);
+        let wait = Epoll::new()?;
+        for (fd, data) in [(epoll.as_raw_fd(), 0), (stop.as_raw_fd(), STOP)] {
+            wait.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, data))?;
+        }
+        let doorbells = Mutex::new(Doorbells::new(board, epoll));
+        self.doorbells = Some(DoorbellThread { doorbells, epoll: wait, stop });
+        Ok(())
     }
 
     /// The window that has `addr`, and the offset in it.
@@ -199,7 +234,9 @@ impl RcBus {
         let now = (self.clock)();
         let mut m = lock(&self.model);
         let Modelled { rc, mem, events } = &mut *m;
-        let r = f(rc, &mut Cx { now, mem: mem.as_mut(), events });
+        let mut cx = Cx { now, mem: mem.as_mut(), events };
+        self.deliver(rc, &mut cx);
+        let r = f(rc, &mut cx);
         let levels = rc.irq_levels();
         let deadline = rc.next_deadline();
         let effects = rc.take_effects();
@@ -208,7 +245,11 @@ impl RcBus {
         self.timer.arm(deadline);
         // The line lock before the model lock goes: see the module comment.
         let mut lines = lock(&self.lines);
+        let doorbells = self.doorbells.as_ref().map(|d| (lock(&d.doorbells), self.wanted_doorbells(rc)));
         drop(m);
+        if let Some((mut doorbells, wanted)) = doorbells {
+            doorbells.arm(&wanted);
+        }
         move_lines(&mut lines, levels);
         for Effect::ItsMsi { rid, addr, data } in effects {
             lines.out.its_msi(rid, addr, data);
@@ -218,6 +259,52 @@ impl RcBus {
             (self.observer)(e, now);
         }
         r
+    }
+
+    /// Doorbells that rang before the access that comes now.
+    fn deliver(&self, rc: &mut RootComplex, cx: &mut Cx<'_, Event>) {
+        let Some(d) = &self.doorbells else { return };
+        let mut doorbells = lock(&d.doorbells);
+        if doorbells.is_empty() {
+            return;
+        }
+        let rung = doorbells.take_rung();
+        drop(doorbells);
+        for addr in rung {
+            self.accesses.fetch_add(1, Ordering::Relaxed);
+            if let Some((_, off)) = self.decode(addr) {
+                rc.ring(cx, off);
+            }
+        }
+    }
+
+    /// Addresses that are to be eventfds. While somebody wants to hold an access there are none.
+    fn wanted_doorbells(&self, rc: &RootComplex) -> Vec<u64> {
+        if self.interposer.is_watching() {
+            return Vec::new();
+        }
+        let base = rc.soc().window(Window::Mem).0;
+        rc.doorbells().into_iter().map(|off| base + off).collect()
+    }
+
+    /// Delivers doorbells until [`RcBus::stop_doorbells`]; the body of a thread.
+    pub fn run_doorbells(&self) {
+        let Some(d) = &self.doorbells else { return };
+        let mut event = [EpollEvent::default(); 2];
+        loop {
+            let n = d.epoll.wait(-1, &mut event).unwrap_or(0);
+            if event.iter().take(n).any(|e| e.data() == STOP) {
+                return;
+            }
+            self.with_model(|_, _| ());
+        }
+    }
+
+    /// End the thread of doorbells.
+    pub fn stop_doorbells(&self) {
+        if let Some(d) = &self.doorbells {
+            let _ = d.stop.write(1);
+        }
     }
 
     /// Runs the model's deadlines until [`RcBus::stop_timer`]; the body of the timer thread.

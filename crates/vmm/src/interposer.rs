@@ -90,6 +90,11 @@ impl Interposer {
         Stall { interposer: Arc::clone(self), id }
     }
 
+    /// Whether anybody holds an access or waits for one.
+    pub fn is_watching(&self) -> bool {
+        !self.lock().rules.is_empty()
+    }
+
     /// Called by a vCPU thread that holds no lock, before every access.
     pub fn pass(&self, a: &Access) {
         let mut s = self.lock();

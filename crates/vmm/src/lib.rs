@@ -7,9 +7,10 @@
 //!
 //! Everything but KVM itself builds and is tested on any host.
 //!
-//! Lock order: model → irq lines. The serial port, the virtio device and the trace are leaves.
+//! Lock order: model → irq lines → doorbells. The serial port, the virtio device and the trace are leaves.
 
 pub mod bus;
+pub mod doorbells;
 mod error;
 pub mod fdt;
 pub mod interposer;

@@ -1,5 +1,6 @@
 //! A machine under KVM: set-up, vCPU threads, stop.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
@@ -35,6 +36,7 @@ use vm_memory::GuestAddress;
 use vm_memory::GuestMemoryBackend;
 use vm_memory::GuestMemoryMmap;
 use vm_memory::GuestMemoryRegion;
+use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::register_signal_handler;
 use vmm_sys_util::signal::Killable;
 use vmm_sys_util::signal::SIGRTMIN;
@@ -43,6 +45,7 @@ use crate::bus::Answer;
 use crate::bus::Lines;
 use crate::bus::Origin;
 use crate::bus::RcBus;
+use crate::doorbells::Switchboard;
 use crate::fdt;
 use crate::interposer::Interposer;
 use crate::layout;
@@ -162,6 +165,32 @@ impl Lines for KvmLines {
     }
 }
 
+/// KVM_IOEVENTFD (Linux Documentation/virt/kvm/api.rst).
+struct KvmSwitchboard(Arc<VmFd>);
+
+impl KvmSwitchboard {
+    /// kvm-ioctls has no event without a value that has a width.
+    fn ioeventfd(&self, addr: u64, fd: &EventFd, flags: u32) -> bool {
+        let e = kvm_ioeventfd { addr, len: 4, fd: fd.as_raw_fd(), flags, ..kvm_ioeventfd::default() };
+        // SAFETY: the ioctl reads the structure, which lives through the call.
+        unsafe { vmm_sys_util::ioctl::ioctl_with_ref(self.0.as_ref(), KVM_IOEVENTFD(), &e) == 0 }
+    }
+}
+
+impl Switchboard for KvmSwitchboard {
+    fn connect(&mut self, addr: u64, fd: &EventFd) -> bool {
+        self.ioeventfd(addr, fd, 0)
+    }
+
+    fn disconnect(&mut self, addr: u64, fd: &EventFd) {
+        if !self.ioeventfd(addr, fd, 1 << kvm_ioeventfd_flag_nr_deassign) {
+            log::error!("KVM_IOEVENTFD: cannot remove the doorbell at {addr:#x}");
+        }
+    }
+}
+
+vmm_sys_util::ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
+
 fn set_spi(vm: &VmFd, spi: u32, level: bool) {
     // KVM_IRQ_LINE, arm64: type in bits 31:24, INTID in bits 15:0. It fails only for numbers that do not exist.
     let irq = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | (spi + 32);
@@ -211,6 +240,8 @@ impl Vm {
         let s = Arc::clone(&shared);
         vm.timers.push(spawn("rc-timer".into(), move || s.bus.run_timer())?);
         let s = Arc::clone(&shared);
+        vm.timers.push(spawn("doorbells".into(), move || s.bus.run_doorbells())?);
+        let s = Arc::clone(&shared);
         vm.timers.push(spawn("rtc-timer".into(), move || {
             s.rtc_timer.run(|| s.now(), || s.with_rtc(|rtc, now| rtc.tick(now)));
         })?);
@@ -246,7 +277,8 @@ impl Vm {
         self.shared.bus.act(f);
     }
 
-    /// The interposer, for stalls.
+    /// The interposer, for stalls. One that is to hold a doorbell counts from the next access or [`Vm::act`] on: then doorbells
+    /// are no eventfds any more.
     pub fn interposer(&self) -> &Arc<Interposer> {
         &self.shared.bus.interposer
     }
@@ -345,6 +377,7 @@ impl Vm {
         self.shared.gate.changed.notify_all();
         self.shared.bus.interposer.close();
         self.shared.bus.stop_timer();
+        self.shared.bus.stop_doorbells();
         self.shared.rtc_timer.stop();
         self.kick();
         for v in &mut self.vcpus {
@@ -378,7 +411,7 @@ impl Shared {
     ) -> Shared {
         let started = Instant::now();
         let observer = events.clone();
-        let bus = RcBus::new(
+        let mut bus = RcBus::new(
             RootComplex::new(rc),
             Box::new(memory::Ram(Arc::clone(&mem))),
             Box::new(KvmLines(Arc::clone(&vm))),
@@ -386,6 +419,9 @@ impl Shared {
             sender(observer, |(e, t)| VmEvent::Model(e, t)),
             trace,
         );
+        if let Err(e) = bus.set_switchboard(Box::new(KvmSwitchboard(Arc::clone(&vm)))) {
+            log::warn!("doorbells go through MMIO exits: {e}");
+        }
         let uart_vm = Arc::clone(&vm);
         let pulse = Pulse(Box::new(move || {
             set_spi(&uart_vm, layout::UART_SPI, true);

@@ -60,6 +60,7 @@ impl Nvme {
                 self.core.aers.push(c.cid);
                 return None;
             }
+            admin::DOORBELL_BUFFER => self.configure_doorbells(cx, up, c),
             _ => Err(Status::INVALID_OPCODE),
         })
     }

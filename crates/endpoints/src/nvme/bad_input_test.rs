@@ -155,7 +155,7 @@ fn admin_commands_that_make_no_sense_fail() {
     let log = |dw10: u32| Sqe::new(admin::GET_LOG_PAGE).prp(DATA, 0).dw(10, dw10);
     let cases = [
         ("namespace management", Sqe::new(0x0d), Status::INVALID_OPCODE),
-        ("doorbell buffers", Sqe::new(0x7c), Status::INVALID_OPCODE),
+        ("doorbell buffers at 0", Sqe::new(0x7c), Status::INVALID_FIELD),
         ("format", Sqe::new(0x80), Status::INVALID_OPCODE),
         ("sgl", Sqe::identify(1, 0).dw(0, 6 | 1 << 14), Status::INVALID_FIELD),
         ("namespace 0", Sqe::identify(0, 0), Status::INVALID_NAMESPACE),

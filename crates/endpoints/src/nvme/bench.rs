@@ -322,8 +322,12 @@ impl Bench {
         cid
     }
 
+    pub fn tail(&self, id: u16) -> u16 {
+        self.pairs[usize::from(id)].tail
+    }
+
     pub fn ring(&mut self, id: u16) {
-        let tail = self.pairs[usize::from(id)].tail;
+        let tail = self.tail(id);
         self.writel(off::DOORBELLS + u32::from(id) * 8, tail.into());
     }
 

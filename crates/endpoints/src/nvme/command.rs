@@ -34,6 +34,8 @@ pub mod admin {
     pub const GET_FEATURES: u8 = 0x0a;
     /// Asynchronous Event Request.
     pub const ASYNC_EVENT: u8 = 0x0c;
+    /// Doorbell Buffer Config.
+    pub const DOORBELL_BUFFER: u8 = 0x7c;
 }
 
 /// NVM command set opcodes (NVMe 1.4 §6).

@@ -37,6 +37,8 @@ const ACL: u8 = 3;
 /// Namespace Attribute Notices: Linux arms its asynchronous event only for a controller that has some. Nothing here ever
 /// changes the namespace, so none is sent.
 const OAES: u32 = 1 << 8;
+/// Doorbell Buffer Config (OACS).
+const OACS: u16 = 1 << 8;
 /// Extended data of Get Log Page: 32-bit length and an offset.
 const LPA: u8 = 1 << 2;
 /// Dataset Management and Write Zeroes.
@@ -85,6 +87,7 @@ impl Identity {
         put(&mut p, 92, &OAES.to_le_bytes());
         // Controller type: I/O.
         p[111] = 1;
+        put(&mut p, 256, &OACS.to_le_bytes());
         p[258] = ACL;
         p[259] = AERS as u8 - 1;
         // One firmware slot, read only.

@@ -2,9 +2,10 @@
 //!
 //! *Modelled*: the registers of a PCIe controller, enabling, resets and shutdown, fatal status; contiguous queues with phase
 //! tags and a full completion queue; INTx, MSI and MSI-X; the mandatory admin commands, asynchronous events for bad
-//! doorbells, Flush, Read, Write, Write Zeroes and Dataset Management through PRP lists; I/O in flight for a set time.
+//! doorbells, Flush, Read, Write, Write Zeroes and Dataset Management through PRP lists; I/O in flight for a set time; shadow
+//! doorbells.
 //! *Not modelled*: SGLs, metadata, namespace management, firmware update, power states, interrupt coalescing, events for
-//! temperature, controller memory buffer, NVM subsystem reset, doorbell buffers, FLR.
+//! temperature, controller memory buffer, NVM subsystem reset, FLR.
 //! *Sources*: NVM Express 1.4; Linux v6.1, v6.12 and v7.3 drivers/nvme/host/{pci,core}.c, include/linux/nvme.h.
 //!
 //! DEVIATION: a PCIe write is posted, and its sender does not learn whether anybody took it. Here the port says so at once:
@@ -12,6 +13,7 @@
 
 mod admin;
 pub mod command;
+mod doorbells;
 pub mod features;
 pub mod identify;
 mod io;
@@ -49,6 +51,7 @@ use command::Command;
 use command::Entry;
 use command::Reply;
 use command::Status;
+use doorbells::Buffers;
 use features::Features;
 use identify::Identity;
 use log::Log;
@@ -132,6 +135,10 @@ struct Core {
     aers: Vec<u16>,
     doorbell_error: DoorbellError,
     features: Features,
+    /// Shadow doorbells and event indices, if the host has given any.
+    buffers: Option<Buffers>,
+    /// The host was faster than one call: the next tick goes on.
+    again: bool,
 }
 
 impl Core {
@@ -142,6 +149,8 @@ impl Core {
             aers: Vec::new(),
             doorbell_error: DoorbellError::None,
             features: Features::default(),
+            buffers: None,
+            again: false,
         }
     }
 }
@@ -366,6 +375,7 @@ impl Nvme {
         if !self.is_running() {
             return;
         }
+        let Some(tail) = self.tail_value(cx, up, id, tail) else { return };
         match self.core.queues.sq(id).map(|q| q.set_tail(tail)) {
             Some(true) => self.process(cx, up, id),
             Some(false) => self.bad_doorbell(cx, up, 1),
@@ -375,11 +385,14 @@ impl Nvme {
 
     /// The host takes completions off after a shutdown too, and INTx follows.
     fn ring_completion<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, id: u16, head: u32) {
-        let Some(cq) = self.core.queues.cq(id) else { return self.bad_doorbell(cx, up, 0) };
-        let was_full = !cq.has_room();
-        if !cq.set_head(head) {
+        let Some(was_full) = self.core.queues.cq(id).map(|q| !q.has_room()) else {
+            return self.bad_doorbell(cx, up, 0);
+        };
+        let Some(head) = self.head_value(cx, up, id, head) else { return };
+        if !self.core.queues.cq(id).is_some_and(|q| q.set_head(head)) {
             return self.bad_doorbell(cx, up, 1);
         }
+        self.follow_head(cx, up, id);
         if !was_full {
             return;
         }
@@ -416,7 +429,7 @@ impl Nvme {
     }
 
     /// Take commands off submission queue `id` until it is empty or its completion queue has no room left.
-    fn process<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, id: u16) {
+    fn take_commands<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, id: u16) {
         while let Some(c) = self.next_command(cx, up, id) {
             if id == 0 {
                 if let Some(reply) = self.admin(cx, up, &c) {
@@ -440,10 +453,14 @@ impl Nvme {
 
     /// Fetch the next command of submission queue `id`, if there is one and room to complete it.
     fn next_command<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, id: u16) -> Option<Command> {
+        let addr = self.core.queues.sq(id)?.pending()?;
+        if self.is_running() && !self.cq_of(id)?.has_room() {
+            let cq = self.core.queues.sq(id)?.cq;
+            self.await_head(cx, up, cq);
+        }
         if !self.is_running() || !self.cq_of(id)?.has_room() {
             return None;
         }
-        let addr = self.core.queues.sq(id)?.pending()?;
         let mut sqe = [0; command::SQE_BYTES];
         if self.frame.fetch(cx, up, addr, &mut sqe) != Completion::Success {
             self.fail();
@@ -483,6 +500,9 @@ impl Nvme {
             return self.fail();
         }
         if let Some(vector) = vector {
+            if let Some(id) = self.core.queues.sq(sq).map(|q| q.cq) {
+                self.follow_head(cx, up, id);
+            }
             self.interrupt(cx, up, vector);
         }
     }
@@ -535,6 +555,8 @@ impl Nvme {
         let none = Queues::new(self.io_queues);
         core.queues.is_possible(self.io_queues)
             && (ready && core.queues.sq(0).is_some() || !ready && core.queues == none)
+            && (ready || core.buffers.is_none() && !core.again)
+            && core.buffers.is_none_or(|b| b.is_possible())
             && (csts == csts::RDY || core.inflight.is_empty() && core.aers.is_empty())
             && core.inflight.iter().all(|f| f.sq != 0)
             && core.inflight.iter().is_sorted_by_key(|f| f.due)
@@ -579,9 +601,14 @@ impl<E> FramedFunction<E> for Nvme {
         self.settle();
     }
 
+    fn valueless_doorbells(&self, out: &mut Vec<u64>) {
+        self.valueless_doorbells(out);
+    }
+
     /// In D3hot commands wait: the function sends nothing (No_Soft_Reset keeps what it knows).
     fn next_deadline(&self) -> Option<SimTime> {
-        self.core.inflight.front().map(|f| f.due).filter(|_| self.frame.in_d0())
+        let again = self.core.again.then_some(SimTime::ZERO);
+        again.or(self.core.inflight.front().map(|f| f.due)).filter(|_| self.frame.in_d0())
     }
 
     fn tick(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>) {
@@ -593,6 +620,7 @@ impl<E> FramedFunction<E> for Nvme {
             let reply = self.io(cx, up, &f.command).map(|()| 0);
             self.finish(cx, up, &f, reply);
         }
+        self.go_on(cx, up);
         self.settle();
     }
 

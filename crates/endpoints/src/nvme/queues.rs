@@ -49,6 +49,11 @@ impl SubmissionQueue {
         self.head
     }
 
+    /// What the doorbell said last.
+    pub fn tail(&self) -> u16 {
+        self.tail
+    }
+
     /// The doorbell's value. `false`: it adds more than there is room for, or is no index of the queue.
     pub fn set_tail(&mut self, tail: u32) -> bool {
         let Ok(tail) = u16::try_from(tail) else { return false };
@@ -96,6 +101,11 @@ impl CompletionQueue {
     /// An empty queue of `size` entries at `base`; `vector`: where it interrupts, if it does.
     pub fn new(base: u64, size: u16, vector: u16, interrupts: bool) -> CompletionQueue {
         CompletionQueue { base, size, head: 0, tail: 0, phase: true, vector, interrupts, reserved: 0 }
+    }
+
+    /// What the doorbell said last.
+    pub fn head(&self) -> u16 {
+        self.head
     }
 
     /// The doorbell's value. `false`: it takes more than there is, or is no index of the queue.

@@ -53,6 +53,8 @@ enum Op {
     Reset(ResetKind),
     /// What Linux does to begin again.
     Enable,
+    /// Doorbell buffers, where queues and data are too.
+    Buffers(u64, u64),
 }
 
 const QUEUES: u16 = 4;
@@ -104,6 +106,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0u64..2000).prop_map(Op::Wait),
         1 => kind.prop_map(Op::Reset),
         3 => Just(Op::Enable),
+        2 => (0u64..40, 0u64..40).prop_map(|(s, e)| Op::Buffers(RAM + s * 0x8000, RAM + e * 0x8000)),
     ]
 }
 
@@ -134,6 +137,10 @@ fn apply(b: &mut Bench, op: &Op) -> u64 {
             b.msix_on();
             b.enable();
             b.create_io_queues(2, false);
+        }
+        Op::Buffers(shadow, event) => {
+            b.queue(0, Sqe::new(admin::DOORBELL_BUFFER).prp(*shadow, *event));
+            b.write(doorbell(0), Width::B4, b.tail(0).into());
         }
     }
     0

@@ -438,6 +438,15 @@ impl<E> Card<E> for Switch<E> {
         }
     }
 
+    fn valueless_doorbells(&self, out: &mut Vec<u64>) {
+        for (n, s) in self.slots.iter().enumerate() {
+            let Some(card) = s.card.as_ref().filter(|_| s.port.passes()) else { continue };
+            let mut its = Vec::new();
+            card.valueless_doorbells(&mut its);
+            out.extend(its.into_iter().filter(|at| self.window(*at) == Some(n)));
+        }
+    }
+
     fn msi_targets(&self, out: &mut Vec<Option<u64>>) {
         for s in &self.slots {
             out.push(s.port.msi_target());

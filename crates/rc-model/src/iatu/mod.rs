@@ -195,6 +195,15 @@ impl Iatu {
         }
     }
 
+    /// CPU addresses whose access may become a memory request at PCI address `addr`, one a region; [`Iatu::outbound`] knows
+    /// which of them do.
+    pub fn sources(&self, addr: u64) -> impl Iterator<Item = u64> + '_ {
+        (0..regs::REGIONS).map(regs::outbound).filter(|at| self.is_enabled(*at)).filter_map(move |at| {
+            let off = addr.wrapping_sub(self.target(at));
+            self.span(at).0.checked_add(off)
+        })
+    }
+
     /// Where an inbound request of `len` bytes at PCI address `addr` goes in guest-physical memory.
     pub fn inbound(&self, addr: u64, len: u64) -> Option<u64> {
         let mut enabled = (0..regs::REGIONS)

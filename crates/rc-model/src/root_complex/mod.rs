@@ -248,6 +248,32 @@ impl RootComplex {
         self.advance(cx);
     }
 
+    /// Offsets in [`Window::Mem`] of doorbells that a write of any value rings in the same way: a function of state. Their writes
+    /// may be collected elsewhere and handed to [`RootComplex::ring`].
+    pub fn doorbells(&self) -> Vec<u64> {
+        let mut at = Vec::new();
+        if let Some(card) = self.card.as_ref().filter(|_| self.port.gate(Window::Mem).is_none()) {
+            card.valueless_doorbells(&mut at);
+        }
+        at.into_iter().filter_map(|addr| self.source(addr)).collect()
+    }
+
+    /// Where in [`Window::Mem`] a write of a dword goes to PCI address `addr`.
+    fn source(&self, addr: u64) -> Option<u64> {
+        let (base, len) = self.soc().window(Window::Mem);
+        let reaches = |off: &u64| self.route(Window::Mem, *off, Width::B4) == Ok(Outbound::Mem(addr));
+        let direct = std::iter::once(addr);
+        let offs = self.port.iatu.sources(addr).chain(direct).filter_map(|cpu| cpu.checked_sub(base));
+        offs.filter(|off| off.checked_add(4).is_some_and(|end| end <= len)).find(reaches)
+    }
+
+    /// The doorbell at this offset of [`Window::Mem`] was written. If it is none any more, the write is lost.
+    pub fn ring(&mut self, cx: &mut Cx<'_, Event>, off: u64) {
+        if self.doorbells().contains(&off) {
+            self.write(cx, Window::Mem, off, Width::B4, 0);
+        }
+    }
+
     /// Levels of the interrupt outputs, bits as in [`crate::soc`]: a function of state.
     pub fn irq_levels(&self) -> IrqLevels {
         self.port.levels(self.card_intx())
