@@ -32,12 +32,9 @@ impl FileDisk {
         } else {
             FlockOperation::NonBlockingLockExclusive
         };
-        match rustix::fs::flock(&file, lock) {
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, "another rcvm is using it"))
-            }
-            // A file system without locks.
-            Err(_) | Ok(()) => {}
+        // A file system without locks has other errors, and no lock.
+        if let Err(rustix::io::Errno::WOULDBLOCK) = rustix::fs::flock(&file, lock) {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "another rcvm is using it"));
         }
         // What metadata says of a block device is 0.
         let len_bytes = file.seek(SeekFrom::End(0))?;
