@@ -3,7 +3,8 @@
 //! Writes go to the page cache, as to a disk with a volatile cache; a flush is fdatasync, after which they are durable. In the
 //! nested mode the file is a virtio disk of the outer machine: fdatasync there is a flush to QEMU, which flushes the file.
 //! Whatever fails is the function's error to tell, with the status that its kind has for a failed medium; a cached write
-//! that cannot be stored fails the next flush.
+//! that cannot be stored fails the next flush, and all later ones: the kernel tells of it once and forgets it, a driver may
+//! repeat the flush (Linux v6.12 drivers/nvme/host/core.c, nvme_decide_disposition), and what was lost stays lost.
 
 use std::fs::File;
 use std::io;
@@ -21,6 +22,8 @@ pub struct FileDisk {
     file: File,
     len_bytes: u64,
     read_only: bool,
+    /// A flush failed: nobody knows what is stored.
+    lost: bool,
 }
 
 impl FileDisk {
@@ -38,7 +41,7 @@ impl FileDisk {
         }
         // What metadata says of a block device is 0.
         let len_bytes = file.seek(SeekFrom::End(0))?;
-        Ok(FileDisk { file, len_bytes, read_only })
+        Ok(FileDisk { file, len_bytes, read_only, lost: false })
     }
 
     fn has(&self, off: u64, len: usize) -> bool {
@@ -60,7 +63,8 @@ impl Disk for FileDisk {
     }
 
     fn flush(&mut self) -> bool {
-        self.read_only || told("flush", self.file.sync_data())
+        self.lost |= !self.read_only && !told("flush", self.file.sync_data());
+        !self.lost
     }
 
     fn is_read_only(&self) -> bool {
@@ -140,9 +144,12 @@ mod tests {
     fn errors_of_the_host_are_failures_of_the_medium() {
         // ENOSPC: /dev/full says that it is empty, so its size is put in.
         let full = File::options().read(true).write(true).open("/dev/full").unwrap();
-        let mut d = FileDisk { file: full, len_bytes: 1024, read_only: false };
+        let mut d = FileDisk { file: full, len_bytes: 1024, read_only: false, lost: false };
         assert!(!d.write(0, &[1; 512]));
         // EINVAL: it cannot be synchronised.
+        assert!(!d.flush());
+        // What was lost does not come back with a flush that succeeds.
+        d.file = file(1024).into_file();
         assert!(!d.flush());
         // A file that somebody cut short.
         let f = file(1024);
