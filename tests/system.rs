@@ -271,6 +271,42 @@ fn disks_and_networks_work_behind_switches_and_are_torn_down_with_io_in_flight()
 }
 
 #[test]
+fn a_disk_in_a_file_keeps_what_a_guest_wrote_and_is_only_read_unless_it_is_scratch() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = dir.path().join("disk.img");
+    std::fs::File::create(&named).unwrap().set_len(16 << 20).unwrap();
+    let file = format!("nvme,file={}", named.display());
+    let scratch = format!("{file},scratch");
+    let r = torture(&["--cycles", "1", "--filesystem", "--endpoint", &scratch]);
+    r.assert_verdict("clean", 0);
+    let written = std::fs::read(&named).unwrap();
+    // Sectors of random I/O begin with generation and their own number. What else is there is left of the file system, all of
+    // which lies where that I/O goes.
+    let number = |at: usize| u64::from_le_bytes(written[at..at + 8].try_into().unwrap());
+    let used = (1..4096).filter(|s| written[s * 512..][..512].iter().any(|b| *b != 0));
+    let (patterns, others): (Vec<usize>, Vec<usize>) = used.partition(|s| number(s * 512 + 8) == *s as u64);
+    assert!(
+        patterns.len() > 8 && others.len() > 8,
+        "sectors: {} of I/O, {} others",
+        patterns.len(),
+        others.len()
+    );
+
+    let r = torture(&["--cycles", "1", "--endpoint", &file]);
+    r.assert_verdict("clean", 0);
+    assert!(std::fs::read(&named).unwrap() == written, "a file that is not scratch was written to");
+    let refused = plain(&["torture", "--filesystem", "--endpoint", &file]);
+    assert_refused(
+        refused.status.code(),
+        &String::from_utf8_lossy(&refused.stderr),
+        &["scratch", "disk.img"],
+    );
+    let none = format!("nvme,file={}", dir.path().join("none").display());
+    let refused = plain(&["torture", "--endpoint", &none]);
+    assert_refused(refused.status.code(), &String::from_utf8_lossy(&refused.stderr), &["none", "card 1"]);
+}
+
+#[test]
 fn a_line_is_shared_and_slots_are_swapped_while_the_bridge_is_bound() {
     let r = torture(&[
         "--cycles",

@@ -10,6 +10,10 @@ pub trait Disk: Send {
     fn write(&mut self, off: u64, data: &[u8]) -> bool;
     /// What was written before survives a loss of power from now on.
     fn flush(&mut self) -> bool;
+    /// Whether every write fails: the function tells its driver so.
+    fn is_read_only(&self) -> bool {
+        false
+    }
 }
 
 /// A disk in memory.

@@ -207,7 +207,8 @@ pub struct GuestArgs {
     #[arg(long, value_enum, default_value_t = SlotArg::Endpoint)]
     pub slot: SlotArg,
     /// A card below the root port: KIND,KEY=VALUE,… with port=0 for the root port's slot, port=0.1 for slot 1 of the switch in
-    /// it; more than once for more. Kinds and settings: docs/topology.md. Default: endpoint-test
+    /// it; more than once for more. nvme and virtio-blk take file=PATH (torture only reads it, unless
+    /// it is file=PATH,scratch) and file=PATH,readonly. Kinds and settings: docs/topology.md. Default: endpoint-test
     #[arg(long, value_name = "CARD", action = clap::ArgAction::Append)]
     pub endpoint: Vec<String>,
     /// The same from a file (TOML, docs/topology.md)

@@ -101,8 +101,8 @@ fn native_works() -> Result<(), String> {
     }
 }
 
-/// Start a worker for `job`. `outer_kernel` boots the outer machine, `worker` is the arm64 build of this program.
-pub fn start(place: Where, job: &Job, outer_kernel: &Path, worker: &Path) -> Result<Worker> {
+/// Start a worker for `job`. `outer` has the kernel that boots the outer machine, and the arm64 build of this program.
+pub fn start(place: Where, job: &Job, outer: &images::Image) -> Result<Worker> {
     let dir = tempfile::Builder::new()
         .prefix("rcvm-")
         .tempdir()
@@ -113,7 +113,7 @@ pub fn start(place: Where, job: &Job, outer_kernel: &Path, worker: &Path) -> Res
         UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let mut cmd = match place {
         Where::Native => native_command(job, dir.path())?,
-        Where::Nested => nested_command(job, outer_kernel, worker, dir.path())?,
+        Where::Nested => nested_command(job, outer, dir.path())?,
     };
     // A group of its own: Ctrl-C at the terminal is for this process, which ends the worker in order.
     let mut child = cmd.process_group(0).spawn().with_context(|| match place {
@@ -152,12 +152,12 @@ fn native_command(job: &Job, dir: &Path) -> Result<Command> {
     Ok(cmd)
 }
 
-fn nested_command(job: &Job, kernel: &Path, worker: &Path, dir: &Path) -> Result<Command> {
+fn nested_command(job: &Job, outer: &images::Image, dir: &Path) -> Result<Command> {
     let found =
         std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(QEMU).is_file()));
     anyhow::ensure!(found, "there is no {QEMU} in PATH: {QEMU_REMEDY}");
     let initramfs = dir.join(OUTER_INITRAMFS);
-    outer_initramfs(job, worker, &initramfs)?;
+    outer_initramfs(job, outer, &initramfs)?;
     let log = File::create(dir.join("worker.log")).context("cannot create a log file")?;
     let memory = job.memory_mib + OUTER_EXTRA_MIB;
     // The outer machine dies with this process, whatever kills it; without setpriv only an orderly end does that.
@@ -173,7 +173,7 @@ fn nested_command(job: &Job, kernel: &Path, worker: &Path, dir: &Path) -> Result
         .args(["-m", &memory.to_string()])
         .args(["-serial", "stdio"])
         .arg("-kernel")
-        .arg(kernel)
+        .arg(&outer.kernel)
         .arg("-initrd")
         .arg(&initramfs)
         .args(["-append", "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init"])
@@ -184,13 +184,30 @@ fn nested_command(job: &Job, kernel: &Path, worker: &Path, dir: &Path) -> Result
         .stdin(Stdio::null())
         .stdout(log.try_clone().context("clone the log")?)
         .stderr(log);
+    for (n, (file, read_only)) in job.board.topology.files().enumerate() {
+        add_disk(&mut cmd, &outer::disk_serial(n), file, read_only);
+    }
     Ok(cmd)
 }
 
+/// A file as a disk of the outer machine. Its errors are the outer kernel's to see: QEMU stops the machine otherwise.
+fn add_disk(cmd: &mut Command, name: &str, file: &Path, read_only: bool) {
+    let node = serde_json::json!({
+        "node-name": name,
+        "driver": "raw",
+        "read-only": read_only,
+        "file": { "driver": "file", "filename": file },
+    });
+    let device = format!("virtio-blk-device,drive={name},serial={name},werror=report,rerror=report");
+    cmd.args(["-blockdev", &node.to_string(), "-device", &device]);
+}
+
 /// The outer machine's initramfs: this program as /init, the job, and the guest's files.
-fn outer_initramfs(job: &Job, worker: &Path, to: &Path) -> Result<()> {
+fn outer_initramfs(job: &Job, image: &images::Image, to: &Path) -> Result<()> {
     let read = |p: &Path| std::fs::read(p).with_context(|| format!("cannot read {}", p.display()));
-    let inner = Job { kernel: "/guest/kernel".into(), initramfs: "/guest/initramfs".into(), ..job.clone() };
+    let mut inner =
+        Job { kernel: "/guest/kernel".into(), initramfs: "/guest/initramfs".into(), ..job.clone() };
+    inner.board.topology = job.board.topology.with_files_at(outer::disk_path);
     let mut a = images::cpio::Archive::new();
     a.dir("dev");
     a.dir("proc");
@@ -198,10 +215,15 @@ fn outer_initramfs(job: &Job, worker: &Path, to: &Path) -> Result<()> {
     a.dir("guest");
     a.char_device("dev/console", 0o600, 5, 1);
     a.char_device("dev/null", 0o666, 1, 3);
-    a.file("init", 0o755, &read(worker)?);
+    a.file("init", 0o755, &read(&image.worker)?);
     a.file("job.json", 0o644, &serde_json::to_vec(&inner)?);
     a.file("guest/kernel", 0o644, &read(&job.kernel)?);
     a.file("guest/initramfs", 0o644, &read(&job.initramfs)?);
+    if job.board.topology.files().next().is_some() {
+        let driver = image.modules.iter().find(|m| m.ends_with(outer::DISK_DRIVER));
+        let driver = driver.with_context(|| format!("the outer kernel has no {}", outer::DISK_DRIVER))?;
+        a.file(outer::DISK_DRIVER, 0o644, &read(driver)?);
+    }
     std::fs::write(to, a.finish())
         .with_context(|| format!("cannot write {}: free some space or set TMPDIR", to.display()))
 }

@@ -18,6 +18,21 @@ pub const PORT_NAME: &str = "rcvm.worker";
 /// How long the port may take to appear.
 const PORT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Driver of the outer machine's disks, in the root directory where there are some.
+pub const DISK_DRIVER: &str = "virtio_blk.ko";
+/// Where the outer machine's disks are found, by serial number.
+const DISKS: &str = "/disks";
+
+/// Serial number of the outer machine's disk `n`.
+pub fn disk_serial(n: usize) -> String {
+    format!("rcvm-disk-{n}")
+}
+
+/// Where the worker finds it.
+pub fn disk_path(n: usize) -> PathBuf {
+    Path::new(DISKS).join(disk_serial(n))
+}
+
 /// Run as PID 1: never returns to a machine that still runs.
 pub fn init() -> ExitCode {
     if let Err(e) = work() {
@@ -33,6 +48,7 @@ fn work() -> Result<()> {
     mount("devtmpfs", "/dev")?;
     mount("proc", "/proc")?;
     mount("sysfs", "/sys")?;
+    find_disks().context("disks of the outer machine")?;
     let port = open_port()?;
     crate::worker::serve(Path::new(JOB_FILE), port.try_clone().context("clone the port")?, port)
 }
@@ -45,6 +61,24 @@ fn mount(kind: &str, at: &str) -> Result<()> {
         Ok(()) | Err(rustix::io::Errno::BUSY) => Ok(()),
         Err(e) => Err(e).with_context(|| format!("mount {at}")),
     }
+}
+
+/// Load the driver of the disks, if there are some, and give each its name.
+fn find_disks() -> Result<()> {
+    let driver = match File::open(Path::new("/").join(DISK_DRIVER)) {
+        Ok(f) => f,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e).context(DISK_DRIVER),
+    };
+    // Its devices are bound and have their nodes when this returns.
+    rustix::system::finit_module(&driver, c"", 0).with_context(|| format!("load {DISK_DRIVER}"))?;
+    std::fs::create_dir(DISKS).context(DISKS)?;
+    for disk in std::fs::read_dir("/sys/block").context("/sys/block")?.flatten() {
+        let Ok(serial) = std::fs::read_to_string(disk.path().join("serial")) else { continue };
+        let node = Path::new("/dev").join(disk.file_name());
+        std::os::unix::fs::symlink(node, Path::new(DISKS).join(serial.trim())).context(DISKS)?;
+    }
+    Ok(())
 }
 
 fn open_port() -> Result<File> {

@@ -135,6 +135,9 @@ pub struct Consumer {
     pub function: u8,
     /// What it is.
     pub kind: Kind,
+    /// What is on the disk is the user's: it is read, and never written.
+    #[serde(default)]
+    pub preserved: bool,
 }
 
 impl Consumer {
@@ -169,7 +172,7 @@ impl Consumer {
             device: self.node(found),
             bytes: IO_BYTES,
             block_bytes: IO_BLOCK_BYTES,
-            read_percent: 50,
+            read_percent: if self.preserved { 100 } else { 50 },
             jobs: 2,
             seed,
             limit,
@@ -182,6 +185,9 @@ impl Consumer {
     pub fn work(&self, found: &FoundCard, w: &Work) -> Vec<Op> {
         let device = self.node(found);
         match self.kind {
+            Kind::Nvme | Kind::VirtioBlk if self.preserved => {
+                vec![Op::BlockIo { io: self.io(found, w.seed, IoLimit::Ops(IO_OPS)) }]
+            }
             Kind::Nvme | Kind::VirtioBlk => {
                 let mut ops = Vec::new();
                 if w.again {
@@ -236,7 +242,8 @@ impl Consumer {
             Value::BlockIo(r) => {
                 let mut found: Vec<Finding> = lost(r.mismatches, &r.mismatch_examples).into_iter().collect();
                 found.extend(failed_with(&r.errors));
-                if !torn && (r.reads == 0 || r.writes == 0 || r.flushes == 0) {
+                let wrote = self.preserved || r.writes > 0 && r.flushes > 0;
+                if !torn && (r.reads == 0 || !wrote) {
                     let done = format!("{} reads, {} writes, {} flushes", r.reads, r.writes, r.flushes);
                     found.push(failed(format!("too little was done: {done}")));
                 }
@@ -284,7 +291,7 @@ mod tests {
     use super::*;
 
     fn nvme() -> Consumer {
-        Consumer { slot: vec![1], function: 0, kind: Kind::Nvme }
+        Consumer { slot: vec![1], function: 0, kind: Kind::Nvme, preserved: false }
     }
 
     fn found(nodes: &[(&str, &str)]) -> FoundCard {
@@ -323,6 +330,22 @@ mod tests {
         assert_eq!(net.in_flight(&f, 1), None);
         assert!(matches!(&net.work(&found(&[("net", "eth0")]), &work(true))[..],
             [Op::NetEcho { interface, .. }] if interface == "eth0"));
+    }
+
+    #[test]
+    fn a_disk_of_the_users_is_read_and_never_written() {
+        let f = found(&[("block", "nvme0n1")]);
+        let disk = Consumer { preserved: true, ..nvme() };
+        let mut ops = disk.work(&f, &Work { again: true, filesystem: true, seed: 1 });
+        ops.extend(disk.in_flight(&f, 2));
+        assert_eq!(ops.len(), 2, "{ops:?}");
+        for op in ops {
+            let (Op::BlockIo { io } | Op::BlockIoStart { io }) = &op else { panic!("{op:?}") };
+            assert_eq!(io.read_percent, 100);
+        }
+        let read = BlockIoResult { reads: 1, ..BlockIoResult::default() };
+        assert_eq!(disk.judge(&Value::BlockIo(read), false), []);
+        assert_eq!(disk.judge(&Value::BlockIo(BlockIoResult::default()), false).len(), 1, "nothing was done");
     }
 
     #[test]

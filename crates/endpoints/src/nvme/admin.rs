@@ -167,7 +167,7 @@ impl Nvme {
         let page = match c.cdw10 as u8 {
             cns::NAMESPACE => {
                 one_namespace?;
-                self.identity.namespace(self.blocks(), self.block_shift)
+                self.identity.namespace(self.blocks(), self.block_shift, self.disk.is_read_only())
             }
             cns::CONTROLLER => self.identity.controller(),
             cns::ACTIVE_NAMESPACES if c.nsid >= 0xffff_fffe => return Err(Status::INVALID_NAMESPACE),

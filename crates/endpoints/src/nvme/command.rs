@@ -159,6 +159,8 @@ impl Status {
     pub const NOT_CHANGEABLE: Status = Status(0x10e | DNR);
     /// Feature Not Namespace Specific.
     pub const NOT_PER_NAMESPACE: Status = Status(0x10f | DNR);
+    /// Namespace is Write Protected.
+    pub const WRITE_PROTECTED: Status = Status(0x020 | DNR);
     /// Write Fault.
     pub const WRITE_FAULT: Status = Status(0x280);
     /// Unrecovered Read Error.

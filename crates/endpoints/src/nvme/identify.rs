@@ -110,11 +110,13 @@ impl Identity {
     }
 
     /// Identify Namespace, of `blocks` blocks of `1 << shift` bytes. Thin provisioning, protection and metadata: none.
-    pub fn namespace(&self, blocks: u64, shift: u32) -> Page {
+    pub fn namespace(&self, blocks: u64, shift: u32, read_only: bool) -> Page {
         let mut p = [0; PAGE_BYTES];
         for at in [0, 8, 16] {
             put(&mut p, at, &blocks.to_le_bytes());
         }
+        // NSATTR: write protected (Linux v6.12 drivers/nvme/host/core.c, nvme_update_ns_info_block, takes it for a read-only disk).
+        p[99] = read_only.into();
         // The one LBA format: data size in bits 23:16.
         put(&mut p, 128, &(shift << 16).to_le_bytes());
         p

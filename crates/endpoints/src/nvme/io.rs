@@ -67,6 +67,7 @@ impl Nvme {
 
     /// Put the first `len` bytes of the buffer on the medium.
     fn store(&mut self, c: &Command, at: u64, len: usize) -> Result<(), Status> {
+        ok_or(!self.disk.is_read_only(), Status::WRITE_PROTECTED)?;
         ok_or(self.disk.write(at, self.transfer.bytes(len)), Status::WRITE_FAULT)?;
         if c.cdw12 & FUA != 0 || !self.core.features.write_cache {
             self.flush()?;

@@ -464,6 +464,43 @@ fn the_medium_is_flushed_when_asked_and_its_failures_are_told() {
     );
 }
 
+struct WriteProtected(MemDisk);
+
+impl Disk for WriteProtected {
+    fn len_bytes(&self) -> u64 {
+        self.0.len_bytes()
+    }
+
+    fn read(&mut self, off: u64, buf: &mut [u8]) -> bool {
+        self.0.read(off, buf)
+    }
+
+    fn write(&mut self, _off: u64, _data: &[u8]) -> bool {
+        panic!("the controller knows that it must not write")
+    }
+
+    fn flush(&mut self) -> bool {
+        true
+    }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_write_protected_namespace_says_so_and_refuses_writes() {
+    let disk = Box::new(WriteProtected(MemDisk::new(1 << 16)));
+    let mut b = Bench::probed(NvmeSpec { disk, ..spec() }, 1);
+    assert_eq!(b.sync(0, Sqe::new(admin::IDENTIFY).nsid(1).prp(DATA, 0)).status, 0);
+    assert_eq!(b.bytes(DATA + 99, 1), [1], "NSATTR");
+    for (opcode, status) in
+        [(nvm::WRITE, 0x4020), (nvm::WRITE_ZEROES, 0x4020), (nvm::READ, 0), (nvm::FLUSH, 0)]
+    {
+        assert_eq!(b.sync(1, Sqe::io(opcode, 0, 1).prp(DATA, 0)).status, status, "{opcode:#x}");
+    }
+}
+
 #[test]
 fn a_bad_doorbell_is_an_event_once_until_the_log_is_read() {
     let mut b = Bench::probed(spec(), 1);

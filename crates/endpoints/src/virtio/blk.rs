@@ -35,6 +35,8 @@ pub mod feature {
     pub const SIZE_MAX: u64 = 1 << 1;
     /// `seg_max` is there.
     pub const SEG_MAX: u64 = 1 << 2;
+    /// Writes fail.
+    pub const RO: u64 = 1 << 5;
     /// `blk_size` is there.
     pub const BLK_SIZE: u64 = 1 << 6;
     /// The device has FLUSH.
@@ -142,7 +144,8 @@ impl Blk {
     }
 
     fn write(&mut self, io: &mut Io<'_>, chain: &Chain, sector: u64, len: u64) -> Result<u8, RingError> {
-        let Some(to) = self.offset(sector, len) else { return Ok(status::IOERR) };
+        let to = self.offset(sector, len).filter(|_| !self.disk.is_read_only());
+        let Some(to) = to else { return Ok(status::IOERR) };
         let mut buf = [0; CHUNK_BYTES];
         let mut good = true;
         for_chunks(len, |at, n| {
@@ -173,7 +176,8 @@ impl VirtioDevice for Blk {
 
     fn features(&self) -> u64 {
         let mq = if self.queues > 1 { feature::MQ } else { 0 };
-        feature::SIZE_MAX | feature::SEG_MAX | feature::BLK_SIZE | feature::FLUSH | mq
+        let ro = if self.disk.is_read_only() { feature::RO } else { 0 };
+        feature::SIZE_MAX | feature::SEG_MAX | feature::BLK_SIZE | feature::FLUSH | mq | ro
     }
 
     fn queue_sizes(&self) -> Vec<u16> {

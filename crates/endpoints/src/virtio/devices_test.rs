@@ -89,6 +89,44 @@ fn blk_makes_each_write_durable_for_a_driver_that_knows_no_flush() {
     assert_eq!(disk.0.lock().unwrap().1, 1);
 }
 
+struct ReadOnly;
+
+impl Disk for ReadOnly {
+    fn len_bytes(&self) -> u64 {
+        0x4000
+    }
+
+    fn read(&mut self, _off: u64, buf: &mut [u8]) -> bool {
+        buf.fill(9);
+        true
+    }
+
+    fn write(&mut self, _off: u64, _data: &[u8]) -> bool {
+        panic!("the device knows that it must not write")
+    }
+
+    fn flush(&mut self) -> bool {
+        true
+    }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn blk_that_is_read_only_says_so_and_fails_writes() {
+    let mut b = Bench::probed(VirtioPci::new(Blk::new(Box::new(ReadOnly), 1, "")), Irq::Intx);
+    let (out, inn) = ((DATA + 0x1000, 512, false), (DATA + 0x1000, 512, true));
+    assert_eq!(request(&mut b, 0, request::OUT, 0, &[out]), (1, blk_status::IOERR));
+    assert_eq!(request(&mut b, 0, request::IN, 0, &[inn]), (513, blk_status::OK));
+    assert_eq!(b.get(DATA + 0x1000), [9; 512]);
+    let writable = Blk::new(Box::new(SharedDisk::new(0x4000)), 1, "");
+    let features =
+        [Blk::new(Box::new(ReadOnly), 1, ""), writable].map(|d| d.features() & blk_feature::RO != 0);
+    assert_eq!(features, [true, false]);
+}
+
 #[test]
 fn blk_flushes_a_few_times_a_turn() {
     let disk = SharedDisk::new(0x4000);

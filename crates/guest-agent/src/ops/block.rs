@@ -141,7 +141,7 @@ fn run(path: &Path, io: BlockIo) -> (BlockIoResult, Table) {
 
 /// One thread's run. A failed system call ends it.
 fn job(path: &Path, io: &BlockIo, number: u32, region: Region) -> (BlockIoResult, Region) {
-    let file = match open(path, io.direct) {
+    let file = match open(path, io) {
         Ok(f) => f,
         Err(e) => {
             let errors = vec![format!("job {number}: open {}: {e}", path.display())];
@@ -165,9 +165,11 @@ fn job(path: &Path, io: &BlockIo, number: u32, region: Region) -> (BlockIoResult
     (job.result, job.region)
 }
 
-fn open(path: &Path, direct: bool) -> io::Result<File> {
-    let flags = if direct { libc::O_DIRECT } else { 0 };
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+fn open(path: &Path, io: &BlockIo) -> io::Result<File> {
+    let flags = if io.direct { libc::O_DIRECT } else { 0 };
+    // A disk that is only read may be read-only.
+    let writes = io.read_percent < 100;
+    let file = OpenOptions::new().read(true).write(writes).custom_flags(flags).open(path)?;
     // What was read earlier says nothing of the device. Not every file knows the advice.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     Ok(file)
@@ -297,7 +299,7 @@ impl Table {
     fn verify(&self, path: &Path) -> BlockVerifyResult {
         let (mut blocks, mut mismatches) = (0, Mismatches::default());
         let mut compare = || -> io::Result<()> {
-            let file = open(path, self.io.direct)?;
+            let file = open(path, &self.io)?;
             let mut buffer = Buffer::new(self.io.block_bytes as usize);
             for region in &self.regions {
                 for (number, block) in (region.first..).zip(&region.blocks).filter(|(_, b)| b.flushed > 0) {
@@ -424,6 +426,18 @@ mod tests {
         let r = go(&mut runs, &root, &io("/dev/vda"));
         assert!(r.errors.len() == 2 && r.errors.iter().all(|e| e.contains("open")), "{r:?}");
         assert_eq!(verify(&runs, &root).blocks, 0);
+    }
+
+    #[test]
+    fn a_disk_that_is_only_read_is_not_opened_for_writing() {
+        let (_dir, root, path) = disk();
+        // Nobody can open a running program for writing, not even root.
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &path).unwrap();
+        let r = go(&mut Runs::default(), &root, &BlockIo { read_percent: 100, ..io("/dev/vda") });
+        assert_eq!((r.reads, r.writes, r.errors.len()), (1000, 0, 0), "{r:?}");
+        let r = go(&mut Runs::default(), &root, &io("/dev/vda"));
+        assert!(r.errors.iter().all(|e| e.contains("open")) && !r.errors.is_empty(), "{r:?}");
     }
 
     #[test]

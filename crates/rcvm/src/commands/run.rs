@@ -52,7 +52,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         task: if args.shell { Task::Shell } else { Task::Show(plan.clone()) },
     };
     eprintln!("{} guest: {} with {}", place.name(), files.kernel.display(), files.initramfs.display());
-    let mut worker = front::start(place, &job, &files.image.kernel, &files.image.worker)?;
+    let mut worker = front::start(place, &job, &files.image)?;
     let raw = if args.shell { RawTerminal::enter(&mut worker) } else { None };
     // A guest that never says anything must not keep us: the worker's own timeouts end it; this is the fallback.
     let silence = Duration::from_secs(g.boot_timeout + g.op_timeout + 30);

@@ -24,6 +24,7 @@ use torture::Target;
 use super::guest;
 use super::no_agent;
 use super::place;
+use super::topology;
 use super::Guest;
 use crate::artifacts::Artifacts;
 use crate::cli::During;
@@ -49,6 +50,9 @@ const ITS_EVENTS: u32 = 1 << 10;
 /// Run the plan, keep the artifacts, print the verdict.
 pub fn run(args: &TortureArgs) -> Result<u8> {
     let place = place(&args.guest)?;
+    if args.filesystem {
+        topology(&args.guest)?.check_filesystem()?;
+    }
     let mut files = guest(&args.guest)?;
     if args.filesystem {
         files.initramfs = images::shell_initramfs(&files.image, &mut |line| eprintln!("{line}"))?;
@@ -76,7 +80,7 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
         run.files.kernel.display()
     ));
     let job = job(args, &run.files, plan);
-    let mut worker = front::start(place, &job, &run.files.image.kernel, &run.files.image.worker)?;
+    let mut worker = front::start(place, &job, &run.files.image)?;
     if place == Where::Nested {
         run.report.measured.insert("outer_boot_ms".into(), worker.start_ms);
     }

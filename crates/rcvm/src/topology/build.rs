@@ -7,6 +7,7 @@ use endpoints::virtio::Blk;
 use endpoints::virtio::Console;
 use endpoints::virtio::Net;
 use endpoints::virtio::Rng;
+use endpoints::Disk;
 use endpoints::EndpointTest;
 use endpoints::EndpointTestSpec;
 use endpoints::MemDisk;
@@ -24,6 +25,7 @@ use rc_model::Event;
 use vfio_user_endpoint::VfioUser;
 use vfio_user_endpoint::VfioUserSpec;
 
+use super::file_disk::FileDisk;
 use super::Card;
 use super::CardKind;
 use super::SlotPath;
@@ -72,7 +74,6 @@ fn function(card: &Card, n: usize, seed: u64) -> Result<Box<dyn Function<Event>>
     let latency_ns = card.latency_us.unwrap_or(0).saturating_mul(1000);
     // Two of a kind are told apart by what they are called.
     let serial = format!("rcvm-{}-{n}", card.slot);
-    let disk = || Box::new(MemDisk::new(card.disk_bytes() as usize));
     Ok(match card.kind {
         // A switch is no function: its slot has no other card.
         CardKind::EndpointTest | CardKind::Switch => Box::new(EndpointTest::with(endpoint_test(card, seed))),
@@ -84,17 +85,23 @@ fn function(card: &Card, n: usize, seed: u64) -> Result<Box<dyn Function<Event>>
             io_queues: card.queues.unwrap_or(8),
             block_bytes: card.block.unwrap_or(512),
             latency_ns,
-            ..NvmeSpec::new(disk(), &serial)
+            ..NvmeSpec::new(disk(card)?, &serial)
         })),
         CardKind::VirtioRng => Box::new(VirtioPci::new(Rng::new(seed)).with_latency_ns(latency_ns)),
         CardKind::VirtioBlk => {
-            let blk = Blk::new(disk(), card.queues.unwrap_or(1), &serial);
+            let blk = Blk::new(disk(card)?, card.queues.unwrap_or(1), &serial);
             Box::new(VirtioPci::new(blk).with_latency_ns(latency_ns))
         }
         CardKind::VirtioConsole => Box::new(VirtioPci::new(Console::new()).with_latency_ns(latency_ns)),
         CardKind::VirtioNet => Box::new(VirtioPci::new(Net::new(mac(card, n))).with_latency_ns(latency_ns)),
         CardKind::VfioUser => Box::new(vfio_user(card)?),
     })
+}
+
+fn disk(card: &Card) -> Result<Box<dyn Disk>> {
+    let Some(path) = &card.file else { return Ok(Box::new(MemDisk::new(card.disk_bytes() as usize))) };
+    let opened = FileDisk::open(path, card.is_read_only());
+    Ok(Box::new(opened.with_context(|| format!("disk in slot {}: file {}", card.slot, path.display()))?))
 }
 
 fn vfio_user(card: &Card) -> Result<VfioUser> {

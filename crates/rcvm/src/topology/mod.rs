@@ -3,6 +3,9 @@
 // Only the worker builds, and it is an arm64 program.
 #[cfg(any(test, target_arch = "aarch64"))]
 mod build;
+#[cfg(any(test, target_arch = "aarch64"))]
+mod file_disk;
+mod files;
 mod misbehaviour;
 mod slot;
 
@@ -28,6 +31,10 @@ const MOST_DISK_BYTES: u64 = 512 << 20;
 const SWITCH_SLOTS: u8 = 2;
 /// Switches on the way to a card: each takes bus numbers and memory of the windows above it.
 const MOST_DEPTH: usize = 3;
+/// Settings that are true if an option has their name alone.
+const FLAGS: [&str; 2] = ["readonly", "scratch"];
+/// Settings that are text, whatever they look like.
+const TEXTS: [&str; 3] = ["slot", "socket", "file"];
 
 /// Everything below the root port.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -88,8 +95,8 @@ impl CardKind {
             CardKind::Serial => &["pin", "paced"],
             CardKind::VfioUser => &["socket"],
             CardKind::Switch => &["slots", "attention-button", "power-control"],
-            CardKind::Nvme => &["size", "queues", "block", "latency-us"],
-            CardKind::VirtioBlk => &["size", "queues", "latency-us"],
+            CardKind::Nvme => &["size", "file", "readonly", "scratch", "queues", "block", "latency-us"],
+            CardKind::VirtioBlk => &["size", "file", "readonly", "scratch", "queues", "latency-us"],
             CardKind::VirtioRng | CardKind::VirtioConsole | CardKind::VirtioNet => &["latency-us"],
         }
     }
@@ -120,6 +127,12 @@ pub struct Card {
     pub power_control: Option<bool>,
     /// Size of a disk.
     pub size: Option<Bytes>,
+    /// File of the user's that a disk keeps its blocks in; without one they are in memory.
+    pub file: Option<PathBuf>,
+    /// Whether nobody can write to a disk's file.
+    pub readonly: Option<bool>,
+    /// Whether torture may overwrite a disk's file.
+    pub scratch: Option<bool>,
     /// I/O queues of a disk.
     pub queues: Option<u16>,
     /// Bytes of a block of a disk.
@@ -144,6 +157,9 @@ impl Card {
             attention_button: None,
             power_control: None,
             size: None,
+            file: None,
+            readonly: None,
+            scratch: None,
             queues: None,
             block: None,
             latency_us: None,
@@ -167,6 +183,9 @@ impl Card {
             ("attention-button", self.attention_button.is_some()),
             ("power-control", self.power_control.is_some()),
             ("size", self.size.is_some()),
+            ("file", self.file.is_some()),
+            ("readonly", self.readonly.is_some()),
+            ("scratch", self.scratch.is_some()),
             ("queues", self.queues.is_some()),
             ("block", self.block.is_some()),
             ("latency-us", self.latency_us.is_some()),
@@ -201,6 +220,7 @@ impl Card {
         if self.block.is_some_and(|b| ![512, 4096].contains(&b)) {
             bail!("a block has 512 or 4096 bytes");
         }
+        self.check_file_settings()?;
         if !(1 << 20..=MOST_DISK_BYTES).contains(&self.disk_bytes())
             || !self.disk_bytes().is_multiple_of(4096)
         {
@@ -277,8 +297,9 @@ fn parse_option<T: serde::de::DeserializeOwned>(first: &str, text: &str) -> Resu
     let mut table = toml::Table::new();
     table.insert(first.into(), words.next().unwrap_or_default().into());
     for word in words {
-        let (key, value) =
-            word.split_once('=').with_context(|| format!("{text:?}: {word:?} is not KEY=VALUE"))?;
+        let flag = FLAGS.contains(&word).then_some((word, "true"));
+        let pair = flag.or_else(|| word.split_once('='));
+        let (key, value) = pair.with_context(|| format!("{text:?}: {word:?} is not KEY=VALUE"))?;
         let key = if key == "port" { "slot" } else { key };
         if table.insert(key.into(), value_of(key, value)).is_some() {
             bail!("{text:?}: {key} is given twice");
@@ -289,10 +310,12 @@ fn parse_option<T: serde::de::DeserializeOwned>(first: &str, text: &str) -> Resu
 
 /// A slot is text though it may look like a number, and so is a path.
 fn value_of(key: &str, value: &str) -> toml::Value {
-    let number =
-        || value.parse::<i64>().ok().filter(|_| key != "slot" && key != "socket").map(toml::Value::Integer);
+    if TEXTS.contains(&key) {
+        return value.into();
+    }
+    let number = || value.parse::<i64>().ok().map(toml::Value::Integer);
     let fraction = || value.parse::<f64>().ok().filter(|_| key == "chance").map(toml::Value::Float);
-    let flag = || value.parse::<bool>().ok().filter(|_| key != "socket").map(toml::Value::Boolean);
+    let flag = || value.parse::<bool>().ok().map(toml::Value::Boolean);
     number().or_else(fraction).or_else(flag).unwrap_or_else(|| value.into())
 }
 
@@ -358,7 +381,8 @@ impl Topology {
                 CardKind::VirtioNet => consumer::Kind::VirtioNet,
                 CardKind::Serial => consumer::Kind::Serial,
             };
-            Some(Consumer { slot: c.slot.numbers().to_vec(), function: before as u8, kind })
+            let (slot, preserved) = (c.slot.numbers().to_vec(), c.is_preserved());
+            Some(Consumer { slot, function: before as u8, kind, preserved })
         };
         self.cards.iter().enumerate().filter_map(consumer).collect()
     }
@@ -376,7 +400,7 @@ impl Topology {
                  the nested mode"
             );
         }
-        Ok(())
+        self.check_files()
     }
 
     /// Whether there is a card of this kind.
@@ -444,6 +468,10 @@ mod tests {
             ("[[card]]\nkind = \"nvme\"\nsize = 1000\n", "1M to 512M"),
             ("[[card]]\nkind = \"nvme\"\nvectors = 3\n", "no setting vectors: it has size"),
             ("[[card]]\nkind = \"switch\"\nslots = 9\n", "1 to 8"),
+            ("[[card]]\nkind = \"nvme\"\nreadonly = true\n", "are about a file"),
+            ("[[card]]\nkind = \"nvme\"\nfile = \"a\"\nsize = \"4M\"\n", "has the size of its file"),
+            ("[[card]]\nkind = \"virtio-blk\"\nfile = \"a\"\nreadonly = true\nscratch = true\n", "not both"),
+            ("[[card]]\nkind = \"serial\"\nfile = \"a\"\n", "no setting file"),
             ("[[card]]\nkind = \"vfio-user\"\n", "socket=PATH"),
             ("[[card]]\nkind = \"switch\"\n[[card]]\nkind = \"nvme\"\n", "alone"),
             ("[[card]]\nkind = \"switch\"\n[[card]]\nkind = \"nvme\"\nslot = \"0.2\"\n", "slots 0 to 1"),
