@@ -137,6 +137,15 @@ pub fn busybox(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Pat
     script(tree, "arm64-busybox", &[cache.dir().as_os_str()]).map(PathBuf::from)
 }
 
+/// The directory with Debian's lspci for arm64 and what it needs, each file at its path in the guest.
+pub fn lspci(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<PathBuf, Error> {
+    let _lock = cache.lock("lspci")?;
+    if cache.entry("lspci-arm64").is_none() {
+        progress("fetching lspci for arm64");
+    }
+    script(tree, "arm64-lspci", &[cache.dir().as_os_str()]).map(PathBuf::from)
+}
+
 /// Fetch the source of `series` (or of the `newest`) into the cache; the result is the series.
 pub(crate) fn kernel_source(
     cache: &Cache,

@@ -200,35 +200,76 @@ fn base(agent: &Path, modules: &[PathBuf], name: &str) -> Result<cpio::Archive, 
     Ok(a)
 }
 
-/// The initramfs of `image` with the distribution's busybox in it.
-pub fn shell_initramfs(image: &Image, progress: Progress<'_>) -> Result<PathBuf, Error> {
-    let cache = cache::Cache::locate()?;
-    let busybox = cross::busybox(&cache, &source_tree()?, progress)?;
-    let mut a = base(&image.agent, &image.modules, &image.profile)?;
-    a.dir("bin");
-    a.file("bin/busybox", 0o755, &read(&busybox)?);
-    for applet in SHELL_APPLETS {
-        a.symlink(&format!("bin/{applet}"), "busybox");
-    }
-    cache.put(&format!("initramfs-{}-shell", image.profile), "cpio", &a.finish())
+/// What an initramfs can hold beside the agent and its modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// The distribution's busybox with what a shell's user expects of it.
+    Shell,
+    /// The kernel's own test programs, and what the script among them calls.
+    Selftest,
+    /// The distribution's lspci, which takes the place of busybox' own.
+    Lspci,
 }
 
-/// The initramfs of `image` with the kernel's own test programs in /bin, and what the script among them calls.
-pub fn selftest_initramfs(image: &Image, progress: Progress<'_>) -> Result<PathBuf, Error> {
-    let cache = cache::Cache::locate()?;
-    let busybox = cross::busybox(&cache, &source_tree()?, progress)?;
+/// The initramfs of `image` with `extras` in it; without any it is the image's own contents. About 9 MB more are loaded with
+/// [`Extra::Lspci`], so only what runs it should ask for it.
+pub fn initramfs_with(image: &Image, extras: &[Extra], progress: Progress<'_>) -> Result<PathBuf, Error> {
+    let (cache, tree) = (cache::Cache::locate()?, source_tree()?);
     let mut a = base(&image.agent, &image.modules, &image.profile)?;
     a.dir("bin");
-    for tool in &image.tools {
-        let file = tool.file_name().and_then(|n| n.to_str()).unwrap_or("tool");
-        a.file(&format!("bin/{file}"), 0o755, &read(tool)?);
+    let mut applets: Vec<&str> = Vec::new();
+    let mut name = format!("initramfs-{}", image.profile);
+    for extra in extras {
+        match extra {
+            Extra::Shell => {
+                applets.extend(SHELL_APPLETS);
+                name += "-shell";
+            }
+            Extra::Selftest => {
+                applets.extend(SELFTEST_APPLETS);
+                files(&mut a, "bin", &image.tools)?;
+                name += "-selftest";
+            }
+            Extra::Lspci => {
+                lspci(&mut a, &cross::lspci(&cache, &tree, progress)?)?;
+                name += "-lspci";
+            }
+        }
     }
-    a.file("bin/busybox", 0o755, &read(&busybox)?);
-    for applet in ["sh", "echo", "expr", "["] {
+    if extras.contains(&Extra::Lspci) {
+        applets.retain(|n| *n != "lspci");
+    }
+    applets.sort_unstable();
+    applets.dedup();
+    if !applets.is_empty() {
+        a.file("bin/busybox", 0o755, &read(&cross::busybox(&cache, &tree, progress)?)?);
+    }
+    for applet in applets {
         a.symlink(&format!("bin/{applet}"), "busybox");
     }
-    cache.put(&format!("initramfs-{}-selftest", image.profile), "cpio", &a.finish())
+    cache.put(&name, "cpio", &a.finish())
 }
+
+/// lspci, its libraries and the names of devices, from where `scripts/arm64-lspci` put them.
+fn lspci(a: &mut cpio::Archive, dir: &Path) -> Result<(), Error> {
+    for parent in ["usr", "usr/share", "usr/share/misc"] {
+        a.dir(parent);
+    }
+    for place in ["bin", "lib", "usr/share/misc"] {
+        files(a, place, &kernel::files_in(&dir.join(place))?)?;
+    }
+    Ok(())
+}
+
+fn files(a: &mut cpio::Archive, place: &str, from: &[PathBuf]) -> Result<(), Error> {
+    for path in from {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("file");
+        a.file(&format!("{place}/{name}"), 0o755, &read(path)?);
+    }
+    Ok(())
+}
+
+const SELFTEST_APPLETS: [&str; 4] = ["sh", "echo", "expr", "["];
 
 const SHELL_APPLETS: [&str; 29] = [
     "ash", "cat", "cp", "cut", "dd", "dmesg", "echo", "find", "free", "grep", "head", "hexdump", "insmod",

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
+use images::Extra;
 use rustix::termios;
 use torture::stream;
 use torture::stream::Kind;
@@ -39,7 +40,9 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         ..Plan::default()
     };
     if args.shell {
-        files.initramfs = images::shell_initramfs(&files.image, &mut |line| eprintln!("{line}"))?;
+        files.initramfs = images::initramfs_with(&files.image, &[Extra::Shell, Extra::Lspci], &mut |line| {
+            eprintln!("{line}")
+        })?;
     }
     let job = Job {
         kernel: files.kernel.clone(),

@@ -55,7 +55,8 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     }
     let mut files = guest(&args.guest)?;
     if args.filesystem {
-        files.initramfs = images::shell_initramfs(&files.image, &mut |line| eprintln!("{line}"))?;
+        files.initramfs =
+            images::initramfs_with(&files.image, &[images::Extra::Shell], &mut |line| eprintln!("{line}"))?;
     }
     let plan = plan(args, &files);
     let report = Report::new(setting(args, place, &files));

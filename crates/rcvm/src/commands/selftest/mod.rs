@@ -84,7 +84,8 @@ fn one(args: &SelftestArgs, series: &str, vectors: u16) -> Result<Done> {
     let Some(program) = PROGRAMS.iter().find(|p| files.image.tools.iter().any(|t| t.ends_with(p))) else {
         bail!("the image of Linux {series} has no test program: build it again (rcvm image build --series {series})");
     };
-    files.initramfs = images::selftest_initramfs(&files.image, &mut |line| eprintln!("{line}"))?;
+    files.initramfs =
+        images::initramfs_with(&files.image, &[images::Extra::Selftest], &mut |line| eprintln!("{line}"))?;
     let dir = args.out.join(series);
     std::fs::create_dir_all(&dir).with_context(|| {
         format!("cannot create the output directory {}: give another --out", dir.display())
