@@ -108,7 +108,7 @@ fn one(args: &SelftestArgs, series: &str, vectors: u16) -> Result<Done> {
     };
     let place = front::decide(g.mode)?;
     eprintln!("{} guest: {program} on {}", place.name(), files.kernel.display());
-    let mut worker = front::start(place, &job, &files.image.kernel, &files.image.worker)?;
+    let mut worker = front::start(place, &job, &files.image.outer_kernel, &files.image.worker)?;
     let silence = Duration::from_secs(g.boot_timeout + 4 * g.op_timeout + args.timeout);
     let told = follow(&mut worker, &files, &dir, silence);
     worker.stop();
