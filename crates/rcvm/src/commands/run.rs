@@ -26,6 +26,7 @@ use crate::front::Worker;
 use crate::job::Job;
 use crate::job::Message;
 use crate::job::Task;
+use crate::topology::CardKind;
 
 /// Boot and show.
 pub fn run(args: &RunArgs) -> Result<u8> {
@@ -34,6 +35,8 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     let mut files = guest(g)?;
     let plan = Plan {
         target: Target::of(files.soc),
+        endpoint: files.board.topology.has(CardKind::EndpointTest),
+        consumers: files.board.topology.consumers(),
         boot_timeout_ms: g.boot_timeout * 1000,
         op_timeout_ms: g.op_timeout * 1000,
         ..Plan::default()
@@ -52,7 +55,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         task: if args.shell { Task::Shell } else { Task::Show(plan.clone()) },
     };
     eprintln!("{} guest: {} with {}", place.name(), files.kernel.display(), files.initramfs.display());
-    let mut worker = front::start(place, &job, &files.image.kernel, &files.image.worker)?;
+    let mut worker = front::start(place, &job, &files.image.outer_kernel, &files.image.worker)?;
     let raw = if args.shell { RawTerminal::enter(&mut worker) } else { None };
     // A guest that never says anything must not keep us: the worker's own timeouts end it; this is the fallback.
     let silence = Duration::from_secs(g.boot_timeout + g.op_timeout + 30);
