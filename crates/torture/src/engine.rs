@@ -50,8 +50,11 @@ const ENDPOINT_ID: (u16, u16) = (0x104c, 0xb500);
 
 /// Bus of the drivers under test.
 const PLATFORM: &str = "platform";
-/// errno of an attribute that is not there.
+/// errno of an attribute that is not there, and of a wait that was in vain.
 const ENOENT: i32 = 2;
+const ETIMEDOUT: i32 = 110;
+/// Devices whose probe waits for something, with the reason (drivers/base/dd.c: `deferred_devs_show`).
+const DEFERRED: &str = "/sys/kernel/debug/devices_deferred";
 /// LNKCTL: link disable, retrain link (PCIe §7.5.3.7).
 const LNKCTL_LD: u16 = 1 << 4;
 const LNKCTL_RL: u16 = 1 << 5;
@@ -258,8 +261,16 @@ impl Engine<'_> {
 
     /// Undo what a built-in driver did at boot, so that the first cycle finds what a later one finds.
     fn unbind_boot_probe(&mut self) -> Option<Before> {
-        self.call(self.plan.wait_port())?;
         let timeout = Duration::from_millis(self.plan.op_timeout_ms);
+        let wait = self.plan.wait_port();
+        match self.machine.call(wait.clone(), timeout) {
+            Ok(_) => {}
+            Err(CallError::Failed(e)) if e.errno == ETIMEDOUT => return self.never_probed(),
+            Err(e) => {
+                self.failed(&wait, &e);
+                return None;
+            }
+        }
         let op = self.teardown_op(Teardown::Unbind);
         match self.machine.call(op.clone(), timeout) {
             Ok(_) => Some(Before::Unbound),
@@ -269,6 +280,26 @@ impl Engine<'_> {
                 None
             }
         }
+    }
+
+    /// A built-in driver has not got as far as a root port: say what it waits for, as far as the kernel tells.
+    fn never_probed<T>(&mut self) -> Option<T> {
+        let read = Op::ReadFile { path: DEFERRED.into(), max_bytes: 4096 };
+        let Value::File(file) = self.call(read)? else { return None };
+        let (driver, device) = (&self.plan.target.driver, &self.plan.target.device);
+        let waits = file.text.lines().find_map(|l| l.strip_prefix(device.as_str()));
+        let why = match waits.map(str::trim) {
+            None => "the kernel log says more".to_owned(),
+            Some("") => "it is deferred: a driver of its PHY or of a supply may be missing".to_owned(),
+            Some(reason) => format!("it is deferred: {reason}"),
+        };
+        self.find(Finding::new(
+            Class::OperationFailed,
+            Source::GuestKernel,
+            "built-in driver did not probe",
+            format!("{driver} is built into this kernel and has not probed {device} at boot; {why}"),
+        ));
+        None
     }
 
     /// Load everything but the driver under test, which has to be there.

@@ -4,6 +4,7 @@ use rc_model::soc::SpiState;
 use std::collections::VecDeque;
 
 use guest_agent::Endpoint;
+use guest_agent::FileText;
 use guest_agent::IrqDesc;
 use guest_agent::OpError;
 use guest_agent::RaisedVector;
@@ -33,6 +34,8 @@ enum Fault {
     NoHandlers,
     /// The driver hides its bind attributes.
     NoUnbind,
+    /// The built-in driver waits for something at boot.
+    Deferred,
 }
 
 struct Fake {
@@ -152,6 +155,15 @@ impl Machine for Fake {
             }
             Op::ExerciseIrqs { kind, vectors, .. } => Ok(self.exercise(kind, vectors)),
             Op::SnapshotIrqs { .. } => Ok(Value::Irqs(self.snapshot())),
+            Op::WaitDevice { .. } if self.fault == Fault::Deferred => Err(CallError::Failed(OpError {
+                what: "wait for PCI device".into(),
+                errno: ETIMEDOUT,
+                why: "after 20000 ms".into(),
+            })),
+            Op::ReadFile { ref path, .. } if path == DEFERRED => Ok(Value::File(FileText {
+                text: "1c00000.pcie\tplatform: wait for supplier /phy@1c06000\n".into(),
+                truncated: false,
+            })),
             Op::Unbind { .. } if self.fault == Fault::NoUnbind => Err(CallError::Failed(OpError {
                 what: "write unbind".into(),
                 errno: ENOENT,
@@ -485,4 +497,14 @@ fn a_driver_of_an_endpoint_that_is_not_there_may_be_missing() {
     let hello = Hello { modules: vec![plan.target.module.clone()], ..hello() };
     run(&mut fake(Fault::None), &plan, hello, 900, &mut |e| events.push(e));
     assert_eq!(events.last(), Some(&Event::Ended { complete: true }), "{events:?}");
+}
+
+#[test]
+fn a_built_in_driver_that_never_probed_is_told_with_what_it_waits_for() {
+    let (events, verdict) = run_fake(&mut fake(Fault::Deferred), 1, stock_hello());
+    assert_eq!(verdict, Verdict::Inconclusive);
+    let said = events
+        .iter()
+        .any(|e| matches!(e, Event::Finding(f) if f.summary.contains("wait for supplier /phy@1c06000")));
+    assert!(said, "{events:?}");
 }
