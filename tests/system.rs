@@ -357,6 +357,24 @@ fn msis_by_an_its_and_a_port_without_a_card_leave_nothing() {
 }
 
 #[test]
+fn the_distributions_own_kernel_unbinds_its_bridge_cleanly_or_says_that_it_cannot() {
+    let run = torture(&["--profile", "stock", "--cycles", "2", "--endpoint", "nvme"]);
+    run.assert_verdict("clean", 0);
+    let report = run.report();
+    let release = report["kernel"]["release"].as_str().unwrap_or_default().to_owned();
+    assert!(release.ends_with("-arm64"), "not a build of ours: {release}");
+    assert_eq!(report["soc"], "dw-ecam");
+    assert!(report["irq_mappings"]["created"].as_u64() >= Some(4), "{}", run.all());
+    let work = report["cycles"].as_array().is_some_and(|c| c.iter().all(|c| c["worked"].as_u64() >= Some(1)));
+    assert!(work, "the disk was read and written: {}", run.all());
+
+    // pcie-qcom is built in there and hides unbind: nothing can be said of its teardown.
+    let run = torture(&["--profile", "stock", "--soc", "sm8250", "--cycles", "1"]);
+    run.assert_verdict("inconclusive", 4);
+    assert!(run.stderr.contains("boot smoke only: qcom-pcie is built into this kernel"), "{}", run.all());
+}
+
+#[test]
 fn the_kernels_own_endpoint_tests_pass() {
     let out = tempfile::tempdir().unwrap();
     let mut cmd = rcvm(&["selftest"]);
@@ -462,6 +480,7 @@ fn options_that_make_no_sense_are_refused() {
         (vec!["torture", "--profile", "nosuch"], ["nosuch", "modular"]),
         (vec!["torture", "--soc", "rk3568", "--profile", "naive"], ["pcie-dw-rockchip", "rk-modular"]),
         (vec!["torture", "--profile", "rk-modular"], ["pcie-qcom", "--soc"]),
+        (vec!["torture", "--profile", "stock", "--endpoint", "endpoint-test"], ["pci_endpoint_test", "nvme"]),
         (vec!["torture", "--cycles", "1", "--out", "/proc/rcvm/out"], ["/proc/rcvm/out", "--out"]),
         (vec!["torture", "--initramfs", "/nosuch.cpio"], ["/nosuch.cpio", "--initramfs"]),
         (vec!["trace", "/nosuch.bin"], ["/nosuch.bin", "read"]),

@@ -17,12 +17,16 @@ fn main() -> ExitCode {
         println!("rcvm-agent: {e}");
         return boot::power_off();
     }
+    let root = ops::Root::system();
+    for e in ops::modules::boot(&root) {
+        println!("rcvm-agent: {} failed: {}", e.what, e.why);
+    }
     if boot::wants_shell() {
         boot::shell();
         return boot::power_off();
     }
     match channel::open() {
-        Ok(port) => channel::serve(port, &mut ops::Agent::new(ops::Root::system())),
+        Ok(port) => channel::serve(port, &mut ops::Agent::new(root)),
         Err(e) => println!("rcvm-agent: {e}: is virtio-console in the kernel?"),
     }
     boot::power_off()

@@ -350,6 +350,9 @@ pub struct Hello {
     pub version: String,
     /// Modules present in the image.
     pub modules: Vec<String>,
+    /// Modules that the kernel has built in, as far as the image says so.
+    #[serde(default)]
+    pub builtin: Vec<String>,
     /// Content of `/rcvm-image` (name of the profile), empty if there is none.
     pub image: String,
     /// Whether /sys/kernel/debug/irq exists (GENERIC_IRQ_DEBUGFS).

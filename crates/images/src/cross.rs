@@ -158,6 +158,18 @@ pub(crate) fn kernel_source(
     script(tree, "kernel-source", &[series.as_ref(), cache.dir().as_os_str()])
 }
 
+/// Fetch the distribution's own kernel of `series` (or of the `newest`) into the cache; the result is its directory there.
+pub(crate) fn stock_kernel(
+    cache: &Cache,
+    tree: &Path,
+    series: &str,
+    progress: Progress<'_>,
+) -> Result<PathBuf, Error> {
+    progress(&format!("looking for the distribution's own kernel of Linux {series}"));
+    let _lock = cache.lock("stock")?;
+    script(tree, "stock-kernel", &[series.as_ref(), cache.dir().as_os_str()]).map(PathBuf::from)
+}
+
 /// Run a script that puts something into the cache and prints what it is.
 fn script(tree: &Path, name: &str, args: &[&std::ffi::OsStr]) -> Result<String, Error> {
     let script = tree.join("scripts").join(name);

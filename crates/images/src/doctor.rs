@@ -33,6 +33,7 @@ pub fn checks() -> Vec<Check> {
         ("bc", "bc"),
         ("pahole", "dwarves"),
         ("python3", "python3"),
+        ("xz", "xz-utils"),
         ("cargo", "cargo (rustup, or rustc-web cargo-web)"),
     ] {
         all.push(tool_check(tool, package));

@@ -178,7 +178,7 @@ fn plan(tree: &Path, source: &Source, series: Series) -> Result<Plan, Error> {
     let (mut recipes, modules) = (Vec::new(), shared_modules(tree)?);
     for name in profile::names(tree)? {
         let p = profile::read(tree, &name)?;
-        if p.tree_only {
+        if p.tree_only || p.stock {
             continue;
         }
         recipes.push(p.driver);

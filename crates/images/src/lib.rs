@@ -17,6 +17,7 @@ pub mod profile;
 pub mod recipe;
 pub mod series;
 pub mod source;
+mod stock;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -34,15 +35,19 @@ pub struct Image {
     pub profile: String,
     /// Kernel release, as `uname -r` will say.
     pub release: String,
-    /// Kernel image; also boots the outer machine of the nested mode.
+    /// Kernel image.
     pub kernel: PathBuf,
+    /// Kernel that boots the outer machine of the nested mode: one of our own builds.
+    pub outer_kernel: PathBuf,
+    /// Modules of that kernel.
+    pub outer_modules: Vec<PathBuf>,
     /// Initramfs: agent and modules.
     pub initramfs: PathBuf,
     /// The agent, static arm64.
     pub agent: PathBuf,
     /// This program's worker, static arm64.
     pub worker: PathBuf,
-    /// Modules in the initramfs.
+    /// Modules in the initramfs, and lists of them if they have dependencies.
     pub modules: Vec<PathBuf>,
     /// The kernel's own test programs for the guest.
     pub tools: Vec<PathBuf>,
@@ -80,6 +85,19 @@ pub fn driver_module(profile: &str) -> Result<String, Error> {
     profile::driver_module(&source_tree()?, profile)
 }
 
+/// Whether `profile` is the distribution's own kernel.
+pub fn is_stock(profile: &str) -> Result<bool, Error> {
+    Ok(profile::read(&source_tree()?, profile)?.stock)
+}
+
+/// The series that `name` stands for, of the distribution's own kernels; see [`series`].
+pub fn stock_series(name: &str, refresh: bool, progress: Progress<'_>) -> Result<Series, Error> {
+    match name {
+        "newest" => stock::newest(&cache::Cache::locate()?, &source_tree()?, refresh, progress),
+        _ => name.parse().map_err(|why| Error::Series { why }),
+    }
+}
+
 /// The series that `name` stands for: two numbers, or `newest`; its source is fetched if it is not on this machine.
 /// `newest` stays what it was until `refresh` asks for it again.
 pub fn series(name: &str, refresh: bool, progress: Progress<'_>) -> Result<Series, Error> {
@@ -113,6 +131,13 @@ pub fn build(profile: &str, series: Series, progress: Progress<'_>) -> Result<Im
         });
     }
     let cache = cache::Cache::locate()?;
+    if p.stock {
+        let outer = kernel::build(&cache, &tree, series::DEFAULT, progress)?;
+        let package = stock::fetch(&cache, &tree, series, progress)?;
+        let modules = stock::modules(&cache, &package, progress)?;
+        let bins = cross::build(&cache, &tree, progress)?;
+        return finish_stock(&cache, profile, &outer, &package, modules, &bins);
+    }
     let built = kernel::build(&cache, &tree, series, progress)?;
     let own = extra::build(&cache, &tree, &built, progress)?;
     let bins = cross::build(&cache, &tree, progress)?;
@@ -123,6 +148,12 @@ pub fn build(profile: &str, series: Series, progress: Progress<'_>) -> Result<Im
 pub fn build_tree(profile: &str, dir: &Path, progress: Progress<'_>) -> Result<Image, Error> {
     let tree = source_tree()?;
     let p = profile::read(&tree, profile)?;
+    if p.stock {
+        return Err(Error::Missing {
+            what: format!("a driver in profile {profile}, which is the distribution's own kernel,"),
+            remedy: "give another --profile with --kernel-tree".into(),
+        });
+    }
     let cache = cache::Cache::locate()?;
     let built = kernel_tree::build(&cache, &tree, dir, &p, progress)?;
     let own = extra::build(&cache, &tree, &built, progress)?;
@@ -143,11 +174,49 @@ pub fn find(profile: &str, series: Series) -> Result<Option<Image>, Error> {
         return Ok(None);
     }
     let cache = cache::Cache::locate()?;
+    if p.stock {
+        return find_stock(&tree, &cache, profile, series);
+    }
     let (Some(built), Some(bins)) = (kernel::find(&cache, &tree, series)?, cross::find(&cache, &tree)) else {
         return Ok(None);
     };
     let Some(own) = extra::find(&cache, &tree, &built)? else { return Ok(None) };
     finish(&tree, &cache, profile, &p, &built, own, &bins).map(Some)
+}
+
+fn find_stock(tree: &Path, cache: &cache::Cache, name: &str, series: Series) -> Result<Option<Image>, Error> {
+    let outer = kernel::find(cache, tree, series::DEFAULT)?;
+    let (Some(outer), Some(package), Some(bins)) =
+        (outer, stock::find(cache, series)?, cross::find(cache, tree))
+    else {
+        return Ok(None);
+    };
+    let Some(modules) = stock::find_modules(cache, &package)? else { return Ok(None) };
+    finish_stock(cache, name, &outer, &package, modules, &bins).map(Some)
+}
+
+fn finish_stock(
+    cache: &cache::Cache,
+    name: &str,
+    outer: &kernel::Built,
+    package: &stock::Package,
+    modules: Vec<PathBuf>,
+    bins: &cross::Binaries,
+) -> Result<Image, Error> {
+    let bytes = initramfs(&bins.agent, &modules, name)?;
+    Ok(Image {
+        profile: name.into(),
+        release: package.release.clone(),
+        kernel: package.image(),
+        outer_kernel: outer.image.clone(),
+        outer_modules: outer.modules()?,
+        initramfs: cache.put(&format!("initramfs-{name}"), "cpio", &bytes)?,
+        agent: bins.agent.clone(),
+        worker: bins.worker.clone(),
+        modules,
+        tools: Vec::new(),
+        key: package.version.clone(),
+    })
 }
 
 fn finish(
@@ -169,6 +238,8 @@ fn finish(
         profile: name.into(),
         release: built.release.clone(),
         kernel: built.image.clone(),
+        outer_kernel: built.image.clone(),
+        outer_modules: built.modules()?,
         initramfs: file,
         agent: bins.agent.clone(),
         worker: bins.worker.clone(),

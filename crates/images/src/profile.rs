@@ -10,8 +10,12 @@ use crate::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// Recipe of the driver under test.
+    /// Recipe of the driver under test; none in the distribution's own kernel.
+    #[serde(default)]
     pub driver: String,
+    /// Whether it is the distribution's own kernel, of which nothing is built.
+    #[serde(default)]
+    pub stock: bool,
     /// Whether it is for a developer's kernel tree only (`--kernel-tree`).
     #[serde(default)]
     pub tree_only: bool,
@@ -20,9 +24,16 @@ pub struct Profile {
     pub default: bool,
 }
 
+/// The host bridge driver of the distribution's own kernel that can be unbound as it is.
+const STOCK_DRIVER: &str = "pci-host-generic";
+
 /// The driver module that profile `name` is about: the file's name without suffix, e.g. `pcie-qcom`.
 pub fn driver_module(tree: &Path, name: &str) -> Result<String, Error> {
-    let module = crate::recipe::read(tree, &read(tree, name)?.driver)?.module;
+    let profile = read(tree, name)?;
+    if profile.stock {
+        return Ok(STOCK_DRIVER.into());
+    }
+    let module = crate::recipe::read(tree, &profile.driver)?.module;
     let stem = Path::new(&module).file_stem().and_then(|s| s.to_str()).unwrap_or_default();
     Ok(stem.to_owned())
 }
@@ -73,16 +84,23 @@ mod tests {
         assert!(names.contains(&"modular".into()) && names.contains(&"naive".into()));
         for n in names {
             let p = read(&tree, &n).unwrap();
-            crate::recipe::read(&tree, &p.driver).unwrap();
+            if p.stock {
+                assert_eq!(p.driver, "", "{n}: there is nothing to apply it to");
+            } else {
+                crate::recipe::read(&tree, &p.driver).unwrap();
+            }
         }
     }
 
     #[test]
     fn every_driver_has_one_default_profile() {
         let tree = crate::source_tree().unwrap();
-        for (module, default) in
-            [("pcie-qcom", "modular"), ("pcie-dw-rockchip", "rk-modular"), ("pcie-designware-plat", "snps")]
-        {
+        for (module, default) in [
+            ("pcie-qcom", "modular"),
+            ("pcie-dw-rockchip", "rk-modular"),
+            ("pcie-designware-plat", "snps"),
+            ("pci-host-generic", "stock"),
+        ] {
             let all = of_module(&tree, module).unwrap();
             assert_eq!(all.first().map(String::as_str), Some(default));
             let defaults = all.iter().filter(|n| read(&tree, n).unwrap().default).count();

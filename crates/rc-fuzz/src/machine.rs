@@ -196,7 +196,7 @@ impl Machine {
                 self.writel(Window::Apb, 0, 0x000c_000c);
             }
             // They train by themselves.
-            Kind::Snps | Kind::QcomFirmware => {}
+            Kind::Snps | Kind::SnpsEcam | Kind::QcomFirmware => {}
         }
         self.gpio_dir_out(soc::GPIO_PERST, true);
         self.sleep(30 * MS);

@@ -291,7 +291,7 @@ impl Trial {
                     let sys = get("apb.misc_status") & !get("apb.misc_mask") != 0;
                     u64::from(legacy) << soc::IRQ_LEGACY | u64::from(sys) << soc::IRQ_SYS
                 }
-                Kind::Snps | Kind::QcomFirmware => intx << soc::IRQ_INTA,
+                Kind::Snps | Kind::SnpsEcam | Kind::QcomFirmware => intx << soc::IRQ_INTA,
             }
     }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::wrapper::qcom;
 use crate::wrapper::rockchip::RK3568;
+use crate::wrapper::snps::DW_ECAM;
 use crate::wrapper::snps::SNPS;
 use crate::wrapper::Wrapper;
 
@@ -350,6 +351,7 @@ pub const SOCS: &[Soc] = &[
     qcom::SA8255P,
     RK3568,
     SNPS,
+    DW_ECAM,
 ];
 
 /// The SoC of this name.
@@ -447,7 +449,7 @@ mod tests {
             assert!(s.ahb_clock.is_none_or(|i| i < s.clocks.len()), "{}", s.name);
             assert!(matches!(s.msi_lines, 1 | 8), "{}", s.name);
             let resets = !s.resets.is_empty() || !s.supplies.is_empty();
-            let driven = !matches!(s.wrapper.kind, Kind::Snps | Kind::QcomFirmware);
+            let driven = !(s.wrapper.kind == Kind::Snps || s.wrapper.is_firmware());
             assert_eq!(resets, driven, "{}: something resets the core", s.name);
         }
     }

@@ -1,5 +1,6 @@
 //! The wrappers other than Qualcomm's, as their drivers use them.
 
+use block::Width;
 use endpoints::EndpointTest;
 use pcie::Device;
 use rc_fuzz::machine::Machine;
@@ -7,6 +8,7 @@ use rc_fuzz::machine::MS;
 use rc_model::soc;
 use rc_model::wrapper::qcom::SA8255P;
 use rc_model::wrapper::rockchip::RK3568;
+use rc_model::wrapper::snps::DW_ECAM;
 use rc_model::wrapper::snps::SNPS;
 use rc_model::Config;
 use rc_model::SamplePoint;
@@ -125,6 +127,75 @@ fn a_port_that_firmware_runs_is_up_and_bus_0_of_its_ecam_is_dbi() {
     assert_eq!(m.readl(Window::Ecam, ecam(1, 0, 0)), 0xb500_104c);
     assert_eq!(m.readl(Window::Ecam, ecam(1, 1, 0)), u32::MAX);
     assert_eq!(m.readl(Window::Ecam, ecam(3, 31, 0xffc)), u32::MAX, "the last bus there is");
+}
+
+/// As pci-host-generic finds it, with bus 1 below the port.
+fn dw_ecam_up() -> Machine {
+    let mut m = machine(&DW_ECAM);
+    m.sleep(30 * MS);
+    m.writel(Window::Ecam, ecam(0, 0, 0x18), 0x3f_0100);
+    m
+}
+
+#[test]
+fn ecam_of_the_core_alone_has_one_device_on_bus_0_and_ends_at_its_last_bus() {
+    let mut m = machine(&DW_ECAM);
+    assert_eq!(m.readl(Window::Ecam, ecam(0, 0, 0x82)) & 1 << 13, 0, "the link still trains");
+    m.sleep(30 * MS);
+    assert!(m.dllla(), "nobody enabled it");
+    assert_eq!(m.readl(Window::Ecam, ecam(0, 0, 8)) >> 8, 0x06_0400, "firmware has set the class");
+    for (bus, dev, reg) in [(0, 1, 0), (0, 31, 0xffc), (1, 0, 0)] {
+        assert_eq!(m.readl(Window::Ecam, ecam(bus, dev, reg)), u32::MAX, "{bus}:{dev}");
+    }
+    assert_eq!(m.readl(Window::Ecam, ecam(0, 0, 0) | 1 << 12), u32::MAX, "function 1 of the port");
+    let mut m = dw_ecam_up();
+    assert_eq!(m.readl(Window::Ecam, ecam(1, 0, 0)), 0xb500_104c);
+    assert_eq!(m.readl(Window::Ecam, ecam(1, 1, 0)), u32::MAX, "the card is device 0");
+    assert_eq!(m.readl(Window::Ecam, ecam(2, 0, 0)), u32::MAX, "no bridge below");
+    assert_eq!(m.readl(Window::Ecam, ecam(63, 31, 0xffc)), u32::MAX, "the last bus there is");
+    assert_eq!(m.item("count.bad_input"), 0);
+    assert_eq!(m.readl(Window::Ecam, ecam(64, 0, 0)), u32::MAX);
+    assert_eq!(m.item("count.bad_input"), 1, "past the window");
+}
+
+#[test]
+fn ecam_takes_every_width_and_writes_to_nobody_change_nothing() {
+    let mut m = dw_ecam_up();
+    for (at, id) in [(ecam(0, 0, 0), m.readl(Window::Ecam, ecam(0, 0, 0))), (ecam(1, 0, 0), 0xb500_104c)] {
+        assert_eq!(u32::from(m.readw(Window::Ecam, at + 2)), id >> 16);
+        let bytes = (0..4).map(|i| m.read(Window::Ecam, at + i, Width::B1) << (8 * i));
+        assert_eq!(bytes.sum::<u64>(), u64::from(id));
+    }
+    let before = m.rc.save();
+    m.writel(Window::Ecam, ecam(0, 1, 4), u32::MAX);
+    m.writew(Window::Ecam, ecam(0, 31, 4), 0xffff);
+    assert_eq!(m.rc.save(), before);
+}
+
+#[test]
+fn firmwares_regions_follow_the_bus_number_and_come_back_with_power() {
+    let mut m = dw_ecam_up();
+    // Bus 1 goes out as type 0 whatever the port calls it: a port that calls it 2 has nobody on bus 1, and bus 2 is type 1.
+    m.writel(Window::Ecam, ecam(0, 0, 0x18), 0x3f_0200);
+    assert_eq!(m.readl(Window::Ecam, ecam(1, 0, 0)), u32::MAX);
+    assert_eq!(m.readl(Window::Ecam, ecam(2, 0, 0)), u32::MAX);
+    m.power_on_reset();
+    m.sleep(30 * MS);
+    m.writel(Window::Ecam, ecam(0, 0, 0x18), 0x3f_0100);
+    assert_eq!(m.readl(Window::Ecam, ecam(1, 0, 0)), 0xb500_104c);
+    assert_eq!(m.sample(SamplePoint::Now).get("iatu.ob.enabled"), None, "they are not the driver's");
+}
+
+#[test]
+fn intx_of_ecam_are_lines_of_their_own_and_nothing_takes_msis() {
+    let mut m = dw_ecam_up();
+    m.open_downstream();
+    m.raise(0, 1);
+    assert_eq!(m.item("ep.intx"), 1);
+    assert!(m.line(soc::IRQ_INTA) && !m.line(soc::IRQ_INTA + 1));
+    let lines: Vec<_> = DW_ECAM.lines().map(|l| DW_ECAM.line_name(l)).collect();
+    assert_eq!(lines, ["inta", "intb", "intc", "intd"]);
+    assert!(!DW_ECAM.wrapper.takes_msis() && SNPS.wrapper.takes_msis() && SA8255P.wrapper.takes_msis());
 }
 
 #[test]

@@ -188,9 +188,9 @@ pub struct GuestArgs {
     /// sources that are not installed are fetched
     #[arg(long, default_value = "6.12", value_name = "SERIES")]
     pub series: String,
-    /// SoC whose root complex the guest gets
-    #[arg(long, default_value = "sm8250", value_name = "NAME")]
-    pub soc: String,
+    /// SoC whose root complex the guest gets: sm8250, or with --profile stock dw-ecam, which its kernel can unbind
+    #[arg(long, value_name = "NAME")]
+    pub soc: Option<String>,
     /// What an access to a block without clock or in reset does
     #[arg(long, value_enum, default_value_t = Gating::Lenient)]
     pub gating: Gating,

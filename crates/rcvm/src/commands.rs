@@ -27,6 +27,7 @@ use crate::front;
 use crate::front::Where;
 use crate::job::Board;
 use crate::topology::Card;
+use crate::topology::CardKind;
 use crate::topology::Misbehaviour;
 use crate::topology::Topology;
 
@@ -73,10 +74,14 @@ struct Guest {
 
 /// Find or build what `args` asks for, and check it before anything boots.
 fn guest(args: &GuestArgs) -> Result<Guest> {
-    let soc = soc(&args.soc)?;
+    let stock = args.profile.as_deref().map_or(Ok(false), images::is_stock)?;
+    let soc = soc(args.soc.as_deref().unwrap_or(if stock { STOCK_SOC } else { DEFAULT_SOC }))?;
+    let mut profile = profile(args, soc)?;
+    let stock = images::is_stock(&profile)?;
     let progress: images::Progress<'_> = &mut |line| eprintln!("{line}");
     let series = match &args.kernel_tree {
         Some(dir) => images::tree_series(dir)?,
+        None if stock => images::stock_series(&args.series, false, progress)?,
         None => images::series(&args.series, false, progress)?,
     };
     if args.kernel.is_none() && series < images::Series::new(soc.since.0, soc.since.1) {
@@ -87,8 +92,8 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
             soc.since.1
         );
     }
-    let board = Board { topology: topology(args)?, ..board(args, soc, series) };
-    let mut profile = profile(args, soc)?;
+    let topology = if stock { stock_topology(args)? } else { topology(args)? };
+    let board = Board { topology, ..board(args, soc, series) };
     if let Some(dir) = &args.kernel_tree {
         return tree_guest(profile, dir, soc, board, progress);
     }
@@ -121,6 +126,23 @@ fn guest(args: &GuestArgs) -> Result<Guest> {
     Ok(Guest { kernel, initramfs, image, soc, board, profile, _dir: dir })
 }
 
+/// SoC if none is named, and the one of the distribution's own kernel.
+const DEFAULT_SOC: &str = "sm8250";
+const STOCK_SOC: &str = "dw-ecam";
+
+/// The distribution's own kernel has no driver of the endpoint-test function: without other cards there is a disk.
+fn stock_topology(args: &GuestArgs) -> Result<Topology> {
+    let t = topology(args)?;
+    if args.kernel.is_some() || !t.has(CardKind::EndpointTest) {
+        return Ok(t);
+    }
+    if args.topology.is_none() && args.endpoint.is_empty() {
+        let cards = vec![Card::parse("nvme")?];
+        return Ok(Topology { cards, ..t });
+    }
+    bail!("the distribution's kernel has no pci_endpoint_test: give --profile stock other cards (docs/topology.md), e.g. --endpoint nvme")
+}
+
 /// The profile that was asked for, or the SoC's own.
 fn profile(args: &GuestArgs, soc: &rc_model::Soc) -> Result<String> {
     let needed = soc.wrapper.module;
@@ -128,6 +150,10 @@ fn profile(args: &GuestArgs, soc: &rc_model::Soc) -> Result<String> {
     let Some(asked) = &args.profile else {
         return fitting.into_iter().next().with_context(|| format!("no profile for {needed}"));
     };
+    // It has the drivers that it has: the engine says which one is not there.
+    if images::is_stock(asked)? {
+        return Ok(asked.clone());
+    }
     let module = images::driver_module(asked)?;
     if module != needed {
         bail!(
@@ -165,7 +191,7 @@ fn board(args: &GuestArgs, soc: &rc_model::Soc, series: images::Series) -> Board
     Board {
         soc: soc.name.into(),
         strict_gating: args.gating == Gating::Strict,
-        its: args.msi == Msi::Its,
+        its: args.msi == Msi::Its || !soc.wrapper.takes_msis(),
         global_irq,
         // Older drivers switch the MSI bits off and get MSIs all the same: there the bits must not count (spec §2.2.2).
         msi_gating: global_irq && series >= RECOVERS,

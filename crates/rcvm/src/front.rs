@@ -173,7 +173,7 @@ fn nested_command(job: &Job, outer: &images::Image, dir: &Path) -> Result<Comman
         .args(["-m", &memory.to_string()])
         .args(["-serial", "stdio"])
         .arg("-kernel")
-        .arg(&outer.kernel)
+        .arg(&outer.outer_kernel)
         .arg("-initrd")
         .arg(&initramfs)
         .args(["-append", "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init"])
@@ -220,7 +220,7 @@ fn outer_initramfs(job: &Job, image: &images::Image, to: &Path) -> Result<()> {
     a.file("guest/kernel", 0o644, &read(&job.kernel)?);
     a.file("guest/initramfs", 0o644, &read(&job.initramfs)?);
     if job.board.topology.files().next().is_some() {
-        let driver = image.modules.iter().find(|m| m.ends_with(outer::DISK_DRIVER));
+        let driver = image.outer_modules.iter().find(|m| m.ends_with(outer::DISK_DRIVER));
         let driver = driver.with_context(|| format!("the outer kernel has no {}", outer::DISK_DRIVER))?;
         a.file(outer::DISK_DRIVER, 0o644, &read(driver)?);
     }

@@ -53,6 +53,7 @@ use guest::execute;
 mod guest {
     use std::cell::RefCell;
     use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
     use std::collections::VecDeque;
     use std::rc::Rc;
     use std::sync::mpsc::channel;
@@ -216,13 +217,17 @@ mod guest {
             let boot_ms = self.now_ms();
             self.say(format!("agent ready after {boot_ms} ms: Linux {} ({})", hello.release, hello.version));
             let timeout = Duration::from_millis(plan.op_timeout_ms);
-            if let Value::Endpoint(ep) = self.load(plan)? {
-                for (address, id, driver) in ep.devices {
-                    self.say(format!(
-                        "{address} [{id}] {}",
-                        if driver.is_empty() { "no driver" } else { &driver }
-                    ));
+            if plan.endpoint {
+                if let Value::Endpoint(ep) = self.load(plan)? {
+                    for (address, id, driver) in ep.devices {
+                        self.say(format!(
+                            "{address} [{id}] {}",
+                            if driver.is_empty() { "no driver" } else { &driver }
+                        ));
+                    }
                 }
+            } else {
+                self.load_cards(plan)?;
             }
             if let Value::Irqs(s) = self.call(Op::SnapshotIrqs { details: true }, timeout)? {
                 for (virq, d) in &s.irqs {
@@ -278,6 +283,28 @@ mod guest {
                 timeout_ms: plan.enumerate_timeout_ms,
             };
             self.call(wait, timeout)
+        }
+
+        /// The same without an endpoint-test function: wait for the port and for each card.
+        fn load_cards(&mut self, plan: &Plan) -> Result<(), CallError> {
+            let timeout = Duration::from_millis(plan.op_timeout_ms);
+            let mut modules: Vec<&str> =
+                plan.consumers.iter().flat_map(|c| c.kind.modules()).copied().collect();
+            modules.push(&plan.target.module);
+            let mut loaded = BTreeSet::new();
+            for module in modules.into_iter().filter(|m| loaded.insert(*m)) {
+                self.call(Op::Insmod { module: module.into(), params: String::new() }, timeout)?;
+                self.say(format!("insmod {module}"));
+            }
+            self.call(plan.wait_port(), timeout)?;
+            let cards = plan.consumers.iter().map(torture::Consumer::at).collect();
+            let wait = Op::WaitCards { cards, timeout_ms: plan.enumerate_timeout_ms };
+            if let Value::Cards(found) = self.call(wait, timeout)? {
+                for (consumer, card) in plan.consumers.iter().zip(found) {
+                    self.say(format!("{} {}", card.address, consumer.at().driver));
+                }
+            }
+            Ok(())
         }
 
         fn shell(mut self, mut from: File) -> Result<()> {

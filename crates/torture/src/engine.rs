@@ -40,6 +40,7 @@ use crate::plan::Fault as SlotFault;
 use crate::plan::Load;
 use crate::plan::Plan;
 use crate::plan::Teardown;
+use crate::plan::ROOT_PORT;
 
 /// Driver of the endpoint, loaded once before the baseline.
 const ENDPOINT_MODULE: &str = "pci_endpoint_test";
@@ -49,9 +50,11 @@ const ENDPOINT_ID: (u16, u16) = (0x104c, 0xb500);
 
 /// Bus of the drivers under test.
 const PLATFORM: &str = "platform";
-/// The root port, and its driver.
-const ROOT_PORT: &str = "0000:00:00.0";
-const PORT_DRIVER: &str = "pcieport";
+/// errno of an attribute that is not there, and of a wait that was in vain.
+const ENOENT: i32 = 2;
+const ETIMEDOUT: i32 = 110;
+/// Devices whose probe waits for something, with the reason (drivers/base/dd.c: `deferred_devs_show`).
+const DEFERRED: &str = "/sys/kernel/debug/devices_deferred";
 /// LNKCTL: link disable, retrain link (PCIe §7.5.3.7).
 const LNKCTL_LD: u16 = 1 << 4;
 const LNKCTL_RL: u16 = 1 << 5;
@@ -139,6 +142,7 @@ pub fn run(machine: &mut dyn Machine, plan: &Plan, hello: Hello, boot_ms: u64, o
         phase: "boot".into(),
         phases_ms: Vec::new(),
         worked: 0,
+        builtin: hello.builtin.contains(&plan.target.module),
     };
     let complete = engine.run(hello, boot_ms).is_some();
     (engine.out)(Event::Ended { complete });
@@ -154,6 +158,16 @@ struct Engine<'a> {
     phases_ms: Vec<(String, u64)>,
     /// Things that cards were made to do in this cycle.
     worked: u64,
+    /// The driver under test is built into the kernel: it has probed at boot, and all it can do is unbind and bind.
+    builtin: bool,
+}
+
+/// What there is to see of the driver before the first cycle.
+enum Before {
+    /// Its device is not bound.
+    Unbound,
+    /// It is bound since boot, and the kernel offers no way to unbind it.
+    Stuck,
 }
 
 /// What the engine carries from cycle to cycle.
@@ -184,7 +198,7 @@ impl Engine<'_> {
             ));
             return None;
         }
-        self.phase("baseline", |e| e.prepare(&hello))?;
+        let before = self.phase("baseline", |e| e.prepare(&hello))?;
         let baseline = self.phase("baseline", |e| e.snapshot(true))?;
         let system = self.phase("baseline", Engine::system)?;
         self.machine.take_events();
@@ -197,10 +211,17 @@ impl Engine<'_> {
             cold: None,
             misbehaved: 0,
         };
+        if matches!(before, Before::Stuck) {
+            return self.smoke(&mut books);
+        }
         for n in 1..=self.plan.cycles {
             self.cycle = n;
             self.phases_ms.clear();
-            self.run_cycle(self.plan.cycle(n), &mut books)?;
+            let mut c = self.plan.cycle(n);
+            if self.builtin {
+                (c.load, c.teardown) = (Load::Bind, Teardown::Unbind);
+            }
+            self.run_cycle(c, &mut books)?;
         }
         if self.plan.misbehaviours > 0 && books.misbehaved == 0 {
             self.find(Finding::new(
@@ -213,7 +234,76 @@ impl Engine<'_> {
         Some(())
     }
 
-    fn prepare(&mut self, hello: &Hello) -> Option<()> {
+    /// A driver that cannot be unbound is used once, and that is all: no statement about teardown follows.
+    fn smoke(&mut self, books: &mut Books) -> Option<()> {
+        self.cycle = 1;
+        let c = self.plan.cycle(1);
+        if self.plan.endpoint {
+            self.use_endpoint(c, &mut books.ledger)?;
+        }
+        let io = self.use_consumers(c, &mut books.ledger)?;
+        self.end_io(&io)?;
+        let (live, _) = split_samples(self.machine.take_events());
+        self.report(check::device::check_events(&live));
+        let devices = self.system()?.pci_devices;
+        let driver = &self.plan.target.driver;
+        let text = format!(
+            "boot smoke only: {driver} is built into this kernel and cannot be unbound; it found {} PCI devices, their \
+             drivers did what they were asked ({}×), and nothing was torn down",
+            devices.len(),
+            self.worked
+        );
+        let f = Finding::new(Class::OperationFailed, Source::Harness, "no way to unbind", text);
+        "unbind".clone_into(&mut self.phase);
+        self.find(f.fact("devices", devices.join(" ")));
+        None
+    }
+
+    /// Undo what a built-in driver did at boot, so that the first cycle finds what a later one finds.
+    fn unbind_boot_probe(&mut self) -> Option<Before> {
+        let timeout = Duration::from_millis(self.plan.op_timeout_ms);
+        let wait = self.plan.wait_port();
+        match self.machine.call(wait.clone(), timeout) {
+            Ok(_) => {}
+            Err(CallError::Failed(e)) if e.errno == ETIMEDOUT => return self.never_probed(),
+            Err(e) => {
+                self.failed(&wait, &e);
+                return None;
+            }
+        }
+        let op = self.teardown_op(Teardown::Unbind);
+        match self.machine.call(op.clone(), timeout) {
+            Ok(_) => Some(Before::Unbound),
+            Err(CallError::Failed(e)) if e.errno == ENOENT => Some(Before::Stuck),
+            Err(e) => {
+                self.failed(&op, &e);
+                None
+            }
+        }
+    }
+
+    /// A built-in driver has not got as far as a root port: say what it waits for, as far as the kernel tells.
+    fn never_probed<T>(&mut self) -> Option<T> {
+        let read = Op::ReadFile { path: DEFERRED.into(), max_bytes: 4096 };
+        let Value::File(file) = self.call(read)? else { return None };
+        let (driver, device) = (&self.plan.target.driver, &self.plan.target.device);
+        let waits = file.text.lines().find_map(|l| l.strip_prefix(device.as_str()));
+        let why = match waits.map(str::trim) {
+            None => "the kernel log says more".to_owned(),
+            Some("") => "it is deferred: a driver of its PHY or of a supply may be missing".to_owned(),
+            Some(reason) => format!("it is deferred: {reason}"),
+        };
+        self.find(Finding::new(
+            Class::OperationFailed,
+            Source::GuestKernel,
+            "built-in driver did not probe",
+            format!("{driver} is built into this kernel and has not probed {device} at boot; {why}"),
+        ));
+        None
+    }
+
+    /// Load everything but the driver under test, which has to be there.
+    fn prepare(&mut self, hello: &Hello) -> Option<Before> {
         let mut others: Vec<&str> =
             self.plan.consumers.iter().flat_map(|c| c.kind.modules()).copied().collect();
         if self.plan.filesystem {
@@ -225,8 +315,13 @@ impl Engine<'_> {
             Some(d) => (defect::MODULE, d.row().params()),
             None => (ENDPOINT_MODULE, String::new()),
         };
-        for module in [self.plan.target.module.as_str(), endpoint].iter().chain(&others).copied() {
-            if !hello.modules.iter().any(|m| m == module) {
+        let has = |module: &str| hello.modules.iter().chain(&hello.builtin).any(|m| m == module);
+        // Where nothing uses it, a kernel may lack it.
+        let unused = self.plan.defect.is_none() && !self.plan.endpoint && !has(endpoint);
+        let endpoint = (!unused).then_some(endpoint);
+        let needed = endpoint.iter().chain(&others).copied();
+        for module in std::iter::once(self.plan.target.module.as_str()).chain(needed) {
+            if !has(module) {
                 self.find(Finding::new(
                     Class::OperationFailed,
                     Source::Harness,
@@ -238,11 +333,15 @@ impl Engine<'_> {
                 return None;
             }
         }
-        self.call(Op::Insmod { module: endpoint.into(), params })?;
+        // Before anything else is there to be probed.
+        let before = if self.builtin { self.unbind_boot_probe()? } else { Before::Unbound };
+        if let Some(endpoint) = endpoint {
+            self.call(Op::Insmod { module: endpoint.into(), params })?;
+        }
         for module in others {
             self.call(Op::Insmod { module: module.into(), params: String::new() })?;
         }
-        Some(())
+        Some(before)
     }
 
     fn run_cycle(&mut self, mut c: CyclePlan, books: &mut Books) -> Option<()> {
@@ -258,7 +357,7 @@ impl Engine<'_> {
         } else if self.plan.endpoint {
             self.use_endpoint(c, &mut books.ledger)?
         } else {
-            self.phase("enumerate", |e| e.call(e.wait_port()))?;
+            self.phase("enumerate", |e| e.call(e.plan.wait_port()))?;
             let snapshot = self.snapshot(true)?;
             books.ledger.observe(&snapshot);
             0
@@ -451,14 +550,6 @@ impl Engine<'_> {
             );
         }
         Some(held)
-    }
-
-    fn wait_port(&self) -> Op {
-        Op::WaitDevice {
-            address: ROOT_PORT.into(),
-            driver: PORT_DRIVER.into(),
-            timeout_ms: self.plan.enumerate_timeout_ms,
-        }
     }
 
     fn load_op(&self, load: Load) -> Op {

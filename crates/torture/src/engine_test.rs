@@ -4,6 +4,7 @@ use rc_model::soc::SpiState;
 use std::collections::VecDeque;
 
 use guest_agent::Endpoint;
+use guest_agent::FileText;
 use guest_agent::IrqDesc;
 use guest_agent::OpError;
 use guest_agent::RaisedVector;
@@ -31,6 +32,10 @@ enum Fault {
     ClassDeviceStays,
     /// The defect driver is bound and holds nothing.
     NoHandlers,
+    /// The driver hides its bind attributes.
+    NoUnbind,
+    /// The built-in driver waits for something at boot.
+    Deferred,
 }
 
 struct Fake {
@@ -150,6 +155,20 @@ impl Machine for Fake {
             }
             Op::ExerciseIrqs { kind, vectors, .. } => Ok(self.exercise(kind, vectors)),
             Op::SnapshotIrqs { .. } => Ok(Value::Irqs(self.snapshot())),
+            Op::WaitDevice { .. } if self.fault == Fault::Deferred => Err(CallError::Failed(OpError {
+                what: "wait for PCI device".into(),
+                errno: ETIMEDOUT,
+                why: "after 20000 ms".into(),
+            })),
+            Op::ReadFile { ref path, .. } if path == DEFERRED => Ok(Value::File(FileText {
+                text: "1c00000.pcie\tplatform: wait for supplier /phy@1c06000\n".into(),
+                truncated: false,
+            })),
+            Op::Unbind { .. } if self.fault == Fault::NoUnbind => Err(CallError::Failed(OpError {
+                what: "write unbind".into(),
+                errno: ENOENT,
+                why: "No such file or directory".into(),
+            })),
             Op::Rmmod { .. } | Op::Unbind { .. } if self.fault == Fault::HangInTeardown => {
                 Err(CallError::Hang { waited_ms: timeout.as_millis() as u64 })
             }
@@ -208,6 +227,7 @@ fn hello() -> Hello {
         release: "6.12.117".into(),
         version: "#1".into(),
         modules: vec![Plan::default().target.module, ENDPOINT_MODULE.into(), defect::MODULE.into()],
+        builtin: Vec::new(),
         image: "modular".into(),
         irq_debugfs: true,
         boot_log: String::new(),
@@ -423,4 +443,68 @@ fn a_class_device_that_stays_is_a_leak_of_any_driver() {
     assert_eq!(verdict, Verdict::Leak);
     assert!(events.iter().any(|e| matches!(e, Event::Finding(f) if f.class == Class::DeviceLeak
         && f.evidence["owner"] == "0000:01:00.0")));
+}
+
+/// The driver under test is built in.
+fn stock_hello() -> Hello {
+    Hello {
+        modules: vec![ENDPOINT_MODULE.into()],
+        builtin: vec![Plan::default().target.module],
+        release: "6.12.117+deb12-arm64".into(),
+        ..hello()
+    }
+}
+
+#[test]
+fn a_built_in_driver_is_unbound_before_the_baseline_and_then_only_bound_and_unbound() {
+    let mut m = fake(Fault::None);
+    let (events, verdict) = run_fake(&mut m, 3, stock_hello());
+    assert_eq!(verdict, Verdict::Clean);
+    let first = |wanted: fn(&Op) -> bool| m.ops.iter().position(wanted).unwrap();
+    let unbound = first(|o| matches!(o, Op::Unbind { .. }));
+    assert!(first(|o| matches!(o, Op::WaitDevice { .. })) < unbound, "it may not have probed yet");
+    assert!(unbound < first(|o| matches!(o, Op::Insmod { .. })), "before a card's driver holds anything");
+    assert!(unbound < first(|o| matches!(o, Op::SnapshotIrqs { .. })));
+    let cycles: Vec<_> = events
+        .iter()
+        .filter_map(|e| match e {
+            Event::Cycle(c) => Some((c.load.as_str(), c.teardown.as_str())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(cycles, [("bind", "unbind"); 3]);
+    assert!(!m.ops.iter().any(|o| matches!(o, Op::Rmmod { .. })));
+}
+
+#[test]
+fn a_built_in_driver_without_unbind_is_used_once_and_nothing_is_said_of_its_teardown() {
+    let mut m = fake(Fault::NoUnbind);
+    let (events, verdict) = run_fake(&mut m, 3, stock_hello());
+    assert_eq!(verdict, Verdict::Inconclusive);
+    let found: Vec<_> =
+        events.iter().filter_map(|e| if let Event::Finding(f) = e { Some(f) } else { None }).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].summary.contains("boot smoke only") && found[0].rule == "no way to unbind");
+    assert!(m.ops.iter().any(|o| matches!(o, Op::ExerciseIrqs { .. })), "the endpoint was used");
+    assert!(!m.ops.iter().any(|o| matches!(o, Op::Bind { .. })));
+    assert_eq!(events.last(), Some(&Event::Ended { complete: false }));
+}
+
+#[test]
+fn a_driver_of_an_endpoint_that_is_not_there_may_be_missing() {
+    let plan = Plan { cycles: 1, endpoint: false, ..Plan::default() };
+    let mut events = Vec::new();
+    let hello = Hello { modules: vec![plan.target.module.clone()], ..hello() };
+    run(&mut fake(Fault::None), &plan, hello, 900, &mut |e| events.push(e));
+    assert_eq!(events.last(), Some(&Event::Ended { complete: true }), "{events:?}");
+}
+
+#[test]
+fn a_built_in_driver_that_never_probed_is_told_with_what_it_waits_for() {
+    let (events, verdict) = run_fake(&mut fake(Fault::Deferred), 1, stock_hello());
+    assert_eq!(verdict, Verdict::Inconclusive);
+    let said = events
+        .iter()
+        .any(|e| matches!(e, Event::Finding(f) if f.summary.contains("wait for supplier /phy@1c06000")));
+    assert!(said, "{events:?}");
 }

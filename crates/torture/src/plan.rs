@@ -2,6 +2,7 @@
 
 use block::splitmix64;
 use guest_agent::IrqKind;
+use guest_agent::Op;
 use pcie::SlotEvent;
 use serde::Deserialize;
 use serde::Serialize;
@@ -70,6 +71,9 @@ impl Target {
     }
 }
 
+/// The root port.
+pub(crate) const ROOT_PORT: &str = "0000:00:00.0";
+
 /// MSI and MSI-X vectors of the endpoint-test function.
 const FUNCTION_VECTORS: u32 = 32;
 
@@ -97,6 +101,15 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// Wait for the root port and its driver.
+    pub fn wait_port(&self) -> Op {
+        Op::WaitDevice {
+            address: ROOT_PORT.into(),
+            driver: "pcieport".into(),
+            timeout_ms: self.enumerate_timeout_ms,
+        }
+    }
+
     /// Whether the card may be gone after a cycle, and has to be put back.
     pub fn card_goes(&self) -> bool {
         self.vanishes || self.disturbances.contains(&Disturbance::SurpriseRemoval)

@@ -383,6 +383,26 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_firmware_runs_has_ecam_an_its_and_its_own_intx_lines() {
+        let soc = soc::find("dw-ecam").unwrap();
+        let blob = build(&Machine { its: true, ..machine(soc) }).unwrap();
+        let has = |s: &[u8]| blob.windows(s.len()).any(|w| w == s);
+        for s in ["snps,dw-pcie-ecam\0", "pcie@70000000\0", "msi-map\0", "interrupt-map\0", "bus-range\0"] {
+            assert!(has(s.as_bytes()), "{s}");
+        }
+        for s in ["gpio-controller", "interrupt-names", "reset-gpios", "phy-names"] {
+            assert!(!has(s.as_bytes()), "{s}");
+        }
+        let cells = |c: &[u32]| c.iter().flat_map(|v| v.to_be_bytes()).collect::<Vec<_>>();
+        assert!(has(&cells(&[0, 63])), "64 buses");
+        assert!(has(&cells(&[0, 0x7000_0000, 0, 0x400_0000])), "reg");
+        for pin in 0..4 {
+            let spi = soc::spi(soc::IRQ_INTA + pin);
+            assert!(has(&cells(&[0, 0, 0, pin + 1, phandle::GIC, SPI, spi, LEVEL_HIGH])), "pin {pin}");
+        }
+    }
+
+    #[test]
     fn global_and_the_root_port_node_are_there_if_asked() {
         let has = |blob: &[u8], s: &str| blob.windows(s.len()).any(|w| w == s.as_bytes());
         let blob = build(&Machine { global_irq: true, phy_at_port: true, ..machine(&soc::SM8250) }).unwrap();

@@ -8,7 +8,7 @@ mod files;
 mod fs;
 mod irqs;
 mod link;
-mod modules;
+pub mod modules;
 mod net;
 mod pattern;
 mod pci;

@@ -22,8 +22,52 @@ fn c_string(what: &str, s: &str) -> Result<CString, OpError> {
     })
 }
 
-/// Load `/lib/modules/rcvm/<module>.ko`.
+/// Where the image's modules are, and lists of them: `modules.dep` has a line a module with what to load before it,
+/// `modules.builtin` what this kernel has built in, `modules.boot` what to load first. An image of ours may have none of these.
+const DIR: &str = "lib/modules/rcvm";
+
+/// Modules that the kernel has built in.
+pub fn builtin(root: &Root) -> Vec<String> {
+    root.text(&format!("{DIR}/modules.builtin")).lines().map(str::to_owned).collect()
+}
+
+/// Load what the result channel and the machine need, where that is not built in. What fails is returned.
+pub fn boot(root: &Root) -> Vec<OpError> {
+    let list = root.text(&format!("{DIR}/modules.boot"));
+    list.lines().filter_map(|module| load_once(root, module).err()).collect()
+}
+
+/// Load `module` and what it needs, unless it is there.
+fn load_once(root: &Root, module: &str) -> Result<(), OpError> {
+    match insmod(root, module, "") {
+        Err(e) if e.errno != libc::EEXIST => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// What has to be loaded before `module`, in order.
+fn needs(root: &Root, module: &str) -> Vec<String> {
+    let list = root.text(&format!("{DIR}/modules.dep"));
+    let of_module = list.lines().find_map(|l| l.strip_prefix(module)?.strip_prefix(':'));
+    of_module.unwrap_or("").split_whitespace().map(str::to_owned).collect()
+}
+
+/// Load `/lib/modules/rcvm/<module>.ko` and what it needs. One that is built in is there already.
 pub fn insmod(root: &Root, module: &str, params: &str) -> Result<Value, OpError> {
+    if builtin(root).iter().any(|b| b == module) {
+        return Ok(Value::Loaded(Vec::new()));
+    }
+    for needed in needs(root, module) {
+        match load(root, &needed, "") {
+            Err(e) if e.errno != libc::EEXIST => return Err(e),
+            _ => {}
+        }
+    }
+    load(root, module, params)
+}
+
+/// Load `/lib/modules/rcvm/<module>.ko`.
+fn load(root: &Root, module: &str, params: &str) -> Result<Value, OpError> {
     let path = root.path(&format!("lib/modules/rcvm/{module}.ko"));
     let file = File::open(&path).map_err(|e| failed(format!("open {}", path.display()), &e))?;
     let params = c_string("insmod", params)?;
@@ -70,6 +114,28 @@ mod tests {
         let e = insmod(&Root(dir.path().into()), "nope", "").unwrap_err();
         assert_eq!(e.errno, libc::ENOENT);
         assert!(e.what.contains("nope.ko"), "{e:?}");
+    }
+
+    #[test]
+    fn lists_say_what_is_built_in_and_what_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let modules = dir.path().join("lib/modules/rcvm");
+        std::fs::create_dir_all(&modules).unwrap();
+        for (name, text) in [
+            ("modules.builtin", "pci-host-generic\npcie-qcom\n"),
+            ("modules.dep", "nvme-core: t10-pi\nnvme: t10-pi nvme-core\nt10-pi: \n"),
+            ("modules.boot", "pcie-qcom\nabsent\n"),
+        ] {
+            std::fs::write(modules.join(name), text).unwrap();
+        }
+        let root = Root(dir.path().into());
+        assert_eq!(insmod(&root, "pcie-qcom", ""), Ok(Value::Loaded(Vec::new())));
+        assert_eq!(needs(&root, "nvme"), ["t10-pi", "nvme-core"]);
+        assert!(needs(&root, "t10-pi").is_empty() && needs(&root, "nv").is_empty());
+        let e = insmod(&root, "nvme", "").unwrap_err();
+        assert!(e.what.contains("t10-pi.ko"), "the first that is needed is the first that lacks: {e:?}");
+        let failed = boot(&root);
+        assert!(failed.len() == 1 && failed[0].what.contains("absent.ko"), "{failed:?}");
     }
 
     #[test]

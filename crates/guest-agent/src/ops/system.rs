@@ -32,6 +32,7 @@ pub fn hello(root: &Root) -> Hello {
         release: u.release().to_string_lossy().into_owned(),
         version: u.version().to_string_lossy().into_owned(),
         modules,
+        builtin: super::modules::builtin(root),
         image: root.text("rcvm-image"),
         irq_debugfs: root.path("sys/kernel/debug/irq/domains").is_dir(),
         boot_log: boot_log(root).unwrap_or_default(),

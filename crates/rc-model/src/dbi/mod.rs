@@ -32,7 +32,6 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::soc::Soc;
-use crate::wrapper::Kind;
 use ras_des::Count;
 use ras_des::RasDes;
 
@@ -119,7 +118,7 @@ impl Dbi {
     /// The port of `soc` after power-on, with or without a card in the slot.
     pub fn new(soc: &Soc, card_present: bool) -> Self {
         // What firmware runs it has set up: the OS never writes the class (spec §1.5).
-        let firmware = soc.wrapper.kind == Kind::QcomFirmware;
+        let firmware = soc.wrapper.is_firmware();
         let ids = Ids {
             vendor: regs::VENDOR,
             device: regs::DEVICE,

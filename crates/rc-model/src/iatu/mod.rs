@@ -36,6 +36,21 @@ pub enum Outbound {
     },
 }
 
+/// What an outbound region is programmed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutboundRegion {
+    /// First CPU address.
+    pub base: u64,
+    /// Last CPU address.
+    pub last: u64,
+    /// Where the first one goes.
+    pub target: u64,
+    /// CTRL1: kind of request.
+    pub ctrl1: u32,
+    /// CTRL2: enable and modes.
+    pub ctrl2: u32,
+}
+
 /// Bits of the viewport's selector that are there. Index bits without a region are not: that is how Linux counts them
 /// (spec §2.5).
 const SELECTOR_BITS: u32 = regs::SELECT_INBOUND | (regs::REGIONS - 1);
@@ -218,6 +233,23 @@ impl Iatu {
             hit
         } else {
             Some(addr)
+        }
+    }
+
+    /// Program outbound region `n`, as firmware does before the OS starts.
+    pub fn program_outbound(&mut self, n: u32, r: &OutboundRegion) {
+        let at = regs::outbound(n);
+        for (reg, v) in [
+            (regs::LOWER_BASE, r.base as u32),
+            (regs::UPPER_BASE, (r.base >> 32) as u32),
+            (regs::LIMIT, r.last as u32),
+            (regs::UPPER_LIMIT, (r.last >> 32) as u32),
+            (regs::LOWER_TARGET, r.target as u32),
+            (regs::UPPER_TARGET, (r.target >> 32) as u32),
+            (regs::CTRL1, r.ctrl1),
+            (regs::CTRL2, r.ctrl2),
+        ] {
+            self.write(u64::from(at + reg), Width::B4, u64::from(v));
         }
     }
 

@@ -34,6 +34,7 @@ use crate::soc::Soc;
 use crate::soc::Window;
 use crate::wrapper::rockchip;
 use crate::wrapper::rockchip::Client;
+use crate::wrapper::snps;
 use crate::wrapper::Kind as Vendor;
 
 /// Code of PME_Turn_Off (PCIe §2.2.8.2).
@@ -96,6 +97,7 @@ impl Controller {
             reported_ltssm: 0,
             failure: None,
         };
+        c.run_firmware();
         // Where nothing holds the link it trains from power-on; nothing is to be told yet.
         let _ = c.link.apply(SimTime::ZERO, c.conditions());
         c
@@ -247,7 +249,7 @@ impl Controller {
         match self.soc.wrapper.kind {
             Vendor::Qcom => !self.parf.phy_powered_down() && self.phy.up(&self.resets),
             Vendor::Rockchip => self.phy.up(&self.resets),
-            Vendor::Snps | Vendor::QcomFirmware => true,
+            Vendor::Snps | Vendor::SnpsEcam | Vendor::QcomFirmware => true,
         }
     }
 
@@ -255,7 +257,7 @@ impl Controller {
         match self.soc.wrapper.kind {
             Vendor::Qcom => self.parf.ltssm_en() || self.elbi.lt_enable(),
             Vendor::Rockchip => self.client.ltssm_en(),
-            Vendor::Snps | Vendor::QcomFirmware => true,
+            Vendor::Snps | Vendor::SnpsEcam | Vendor::QcomFirmware => true,
         }
     }
 
@@ -363,6 +365,16 @@ impl Controller {
         self.dbi.reset(kind, present);
         self.iatu.reset(kind);
         self.msi.reset(kind);
+        self.run_firmware();
+    }
+
+    /// What firmware does after a reset, before the OS starts.
+    fn run_firmware(&mut self) {
+        if self.soc.wrapper.kind == Vendor::SnpsEcam {
+            for (n, region) in (0..).zip(snps::firmware_regions()) {
+                self.iatu.program_outbound(n, &region);
+            }
+        }
     }
 
     /// Power applied to everything.
@@ -394,7 +406,7 @@ impl Controller {
                 IrqLevels::from(self.client.legacy(intx)) << soc::IRQ_LEGACY
                     | IrqLevels::from(self.client.sys()) << soc::IRQ_SYS
             }
-            Vendor::Snps | Vendor::QcomFirmware => IrqLevels::from(intx) << soc::IRQ_INTA,
+            Vendor::Snps | Vendor::SnpsEcam | Vendor::QcomFirmware => IrqLevels::from(intx) << soc::IRQ_INTA,
         };
         msi << soc::IRQ_MSI0 | vendor
     }

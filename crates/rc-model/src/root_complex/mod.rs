@@ -431,7 +431,7 @@ impl RootComplex {
     fn route(&self, win: Window, off: u64, w: Width) -> Result<Outbound, Unrouted> {
         let cpu_addr = self.soc().window(win).0 + off;
         let to = match win {
-            Window::Ecam => {
+            Window::Ecam if self.soc().wrapper.kind == Vendor::QcomFirmware => {
                 let bdf = Bdf((off >> 12) as u16);
                 let type1 = bdf.bus() != self.port.dbi.secondary_bus();
                 Outbound::Cfg { bdf, reg: (off & 0xfff) as u16, type1 }

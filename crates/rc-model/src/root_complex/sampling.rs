@@ -17,8 +17,11 @@ fn controller_items(c: &Controller, put: &mut dyn FnMut(&str, u64)) {
         put(&format!("msi.status[{g}]"), c.msi.status(g).into());
         put(&format!("msi.line[{g}]"), c.levels(0) >> g & 1);
     }
-    put("iatu.ob.enabled", c.iatu.outbound_enabled().into());
-    put("iatu.ib.enabled", c.iatu.inbound_enabled().into());
+    // Firmware's regions are not the driver's to take back.
+    if !c.soc().wrapper.is_firmware() {
+        put("iatu.ob.enabled", c.iatu.outbound_enabled().into());
+        put("iatu.ib.enabled", c.iatu.inbound_enabled().into());
+    }
     put("dbi.ro_wr_en", c.dbi.ro_wr_en().into());
     put("rp.command", c.dbi.command().into());
     put("rp.rtctl", c.dbi.rtctl().into());
@@ -49,7 +52,7 @@ fn wrapper_items(c: &Controller, now: SimTime, put: &mut dyn FnMut(&str, u64)) {
             put("apb.misc_mask", c.client.misc_mask().into());
             put("apb.misc_status", c.client.misc_status().into());
         }
-        Kind::Snps | Kind::QcomFirmware => {}
+        Kind::Snps | Kind::SnpsEcam | Kind::QcomFirmware => {}
     }
 }
 

@@ -6,6 +6,7 @@ pub mod qcom;
 pub mod rockchip;
 pub mod snps;
 
+use crate::soc;
 use crate::soc::Window;
 
 /// Whose registers enable the link, show its state and combine its interrupts.
@@ -19,6 +20,8 @@ pub enum Kind {
     QcomFirmware,
     /// None: the core alone, as Synopsys' platform driver expects it.
     Snps,
+    /// None, and firmware's: it trains the link and programs the iATU to ECAM; the OS' driver knows ECAM alone.
+    SnpsEcam,
 }
 
 /// PERST# in the device tree.
@@ -57,6 +60,16 @@ pub struct Wrapper {
 }
 
 impl Wrapper {
+    /// Whether firmware has set the core up, and the OS sees nothing of it but configuration space.
+    pub fn is_firmware(&self) -> bool {
+        matches!(self.kind, Kind::QcomFirmware | Kind::SnpsEcam)
+    }
+
+    /// Whether iMSI-RX has an interrupt line. Without one MSIs need an ITS.
+    pub fn takes_msis(&self) -> bool {
+        self.lines.iter().any(|l| l.0 < soc::IRQ_INTA)
+    }
+
     /// Where a window lies: (base, length in bytes); (0, 0) if it is not there.
     pub fn window(&self, w: Window) -> (u64, u64) {
         self.map.iter().find(|m| m.0 == w).map_or((0, 0), |m| (m.1, m.2))

@@ -11,6 +11,9 @@ pub fn run(command: ImageCommand) -> Result<u8> {
             let progress: images::Progress<'_> = &mut |line| eprintln!("{line}");
             let image = match kernel_tree {
                 Some(dir) => images::build_tree(&profile, &dir, progress)?,
+                None if images::is_stock(&profile)? => {
+                    images::build(&profile, images::stock_series(&series, true, progress)?, progress)?
+                }
                 None => images::build(&profile, images::series(&series, true, progress)?, progress)?,
             };
             println!("profile   {}", image.profile);

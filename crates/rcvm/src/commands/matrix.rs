@@ -291,7 +291,8 @@ fn table(socs: &[&Soc], ways: &[(&str, &[&str])], columns: &[String], cells: &[C
     out += &head(&["SoC", "driver ops", "iATU", "msi lines"]);
     for s in socs {
         let iatu = if s.unroll { "unrolled" } else { "viewport" };
-        out += &row(s.name, &format!("{} | {iatu} | {}", s.ops, s.msi_lines));
+        let msi = if s.wrapper.takes_msis() { s.msi_lines.to_string() } else { "ITS".into() };
+        out += &row(s.name, &format!("{} | {iatu} | {msi}", s.ops));
     }
     for (control, soc) in CONTROLS {
         out += &row(control, &format!("control on {soc}: must fail | | "));

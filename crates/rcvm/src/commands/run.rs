@@ -27,6 +27,7 @@ use crate::front::Worker;
 use crate::job::Job;
 use crate::job::Message;
 use crate::job::Task;
+use crate::topology::CardKind;
 
 /// Boot and show.
 pub fn run(args: &RunArgs) -> Result<u8> {
@@ -35,6 +36,8 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     let mut files = guest(g)?;
     let plan = Plan {
         target: Target::of(files.soc),
+        endpoint: files.board.topology.has(CardKind::EndpointTest),
+        consumers: files.board.topology.consumers(),
         boot_timeout_ms: g.boot_timeout * 1000,
         op_timeout_ms: g.op_timeout * 1000,
         ..Plan::default()

@@ -29,7 +29,6 @@ use super::Guest;
 use crate::artifacts::Artifacts;
 use crate::cli::During;
 use crate::cli::Gating;
-use crate::cli::Msi;
 use crate::cli::SlotArg;
 use crate::cli::TortureArgs;
 use crate::front;
@@ -111,7 +110,7 @@ fn plan(args: &TortureArgs, files: &Guest) -> Plan {
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
         misbehaviours: files.board.topology.misbehaviours.len() as u32,
         vanishes: files.board.topology.vanishes(),
-        hwirqs: if args.guest.msi == Msi::Its { ITS_EVENTS } else { soc.msi_vectors() },
+        hwirqs: if files.board.its { ITS_EVENTS } else { soc.msi_vectors() },
         boot_timeout_ms: args.guest.boot_timeout * 1000,
         op_timeout_ms: args.guest.op_timeout * 1000,
         ..Plan::default()
