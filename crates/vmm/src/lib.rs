@@ -10,6 +10,7 @@
 //! Lock order: model → irq lines. The serial port, the virtio device and the trace are leaves.
 
 pub mod bus;
+pub mod core_dump;
 mod error;
 pub mod fdt;
 pub mod interposer;
@@ -26,6 +27,8 @@ mod vm;
 
 pub use error::Error;
 pub use loader::check_kernel;
+#[cfg(target_arch = "aarch64")]
+pub use vm::CoreContents;
 #[cfg(target_arch = "aarch64")]
 pub use vm::Vm;
 
