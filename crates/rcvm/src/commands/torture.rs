@@ -191,7 +191,7 @@ impl Run {
                         return Ok(());
                     }
                 }
-                Got::Frame(Kind::Input, _) => {}
+                Got::Frame(Kind::Input | Kind::Core, _) => {}
                 Got::Eof => {
                     self.gone(&format!(
                         "the machine that ran the guest ended unexpectedly; {}",
