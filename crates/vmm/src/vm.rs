@@ -153,10 +153,8 @@ struct GateState {
     paused: bool,
     stopping: bool,
     outside: u32,
-    /// Registers of each vCPU when it last stopped for a core, or for good.
-    registers: Vec<Option<Registers>>,
-    /// Whether whoever pauses wants registers.
-    wanted: bool,
+    /// Registers of each vCPU when it last came out, for a pause or for good.
+    registers: Vec<Registers>,
 }
 
 /// Interrupt lines of the root complex, as SPIs of KVM's GIC.
@@ -327,20 +325,14 @@ impl Vm {
         value
     }
 
-    /// Hand the guest, paused meanwhile, to `sink` as an ELF core, piece by piece, until that has enough. What is in it.
-    pub fn core(&self, sink: &mut dyn FnMut(&[u8]) -> bool) -> CoreContents {
-        {
-            let mut s = lock(&self.shared.gate.state);
-            s.registers.resize(self.vcpus.len(), None);
-            s.wanted = true;
-        }
-        self.pause();
-        let registers = {
-            let mut s = lock(&self.shared.gate.state);
-            s.wanted = false;
-            s.registers.iter().map(|r| r.clone().unwrap_or_default()).collect()
-        };
-        let contents = self.shared.core(registers, sink);
+    /// Hand the guest, paused meanwhile, to `sink` as an ELF core, piece by piece, until that has enough. What is in it; `None`: a
+    /// vCPU did not stop within `wait`, as one whose access is held does not.
+    pub fn core(&self, wait: Duration, sink: &mut dyn FnMut(&[u8]) -> bool) -> Option<CoreContents> {
+        let contents = self.pause_until(Some(Instant::now() + wait)).then(|| {
+            let mut registers = lock(&self.shared.gate.state).registers.clone();
+            registers.resize(self.vcpus.len(), Registers::default());
+            self.shared.core(registers, sink)
+        });
         self.resume();
         contents
     }
@@ -360,12 +352,23 @@ impl Vm {
     }
 
     fn pause(&self) {
+        self.pause_until(None);
+    }
+
+    /// `false`: not all of them stood still by `deadline`.
+    fn pause_until(&self, deadline: Option<Instant>) -> bool {
         lock(&self.shared.gate.state).paused = true;
         self.kick();
+        let changed = &self.shared.gate.changed;
         let mut s = lock(&self.shared.gate.state);
         while s.outside < self.vcpus.len() as u32 {
-            s = self.shared.gate.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+            s = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
+                None => changed.wait(s).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return false,
+                Some(left) => changed.wait_timeout(s, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
+        true
     }
 
     fn resume(&self) {
@@ -544,9 +547,7 @@ impl Shared {
     fn pass_gate(&self, index: u8, fd: &VcpuFd) -> bool {
         let mut s = lock(&self.gate.state);
         if s.paused && !s.stopping {
-            if s.wanted {
-                keep(&mut s, index, fd);
-            }
+            keep(&mut s, index, fd);
             s.outside += 1;
             self.gate.changed.notify_all();
             while s.paused && !s.stopping {
@@ -722,9 +723,9 @@ pub struct CoreContents {
 fn keep(s: &mut GateState, index: u8, fd: &VcpuFd) {
     let index = usize::from(index);
     if s.registers.len() <= index {
-        s.registers.resize(index + 1, None);
+        s.registers.resize(index + 1, Registers::default());
     }
-    s.registers[index] = Some(registers(fd));
+    s.registers[index] = registers(fd);
 }
 
 /// Registers of a vCPU outside of KVM_RUN; 0 what KVM does not tell.
