@@ -46,11 +46,13 @@ use crate::bus::Origin;
 use crate::bus::RcBus;
 use crate::core_dump;
 use crate::core_dump::Registers;
+use crate::core_dump::BLOCK_BYTES;
 use crate::fdt;
 use crate::interposer::Interposer;
 use crate::layout;
 use crate::loader;
 use crate::memory;
+use crate::memory::touched_from;
 use crate::rtc::Rtc;
 use crate::serial::Pulse;
 use crate::serial::Uart;
@@ -326,7 +328,8 @@ impl Vm {
         value
     }
 
-    /// Hand the guest, paused meanwhile, to `sink` as an ELF core, piece by piece, until that has enough. What is in it; `None`: a
+    /// Hand the guest, paused meanwhile, to `sink` as an ELF core, piece by piece, until that has enough; an
+    /// empty piece only asks whether it has. What is in it; `None`: a
     /// vCPU did not stop within `wait`, as one whose access is held does not.
     pub fn core(&self, wait: Duration, sink: &mut dyn FnMut(&[u8]) -> bool) -> Option<CoreContents> {
         let contents = self.pause_until(Some(Instant::now() + wait)).then(|| {
@@ -569,26 +572,32 @@ impl Shared {
     }
 
     fn core(&self, registers: Vec<Registers>, sink: &mut dyn FnMut(&[u8]) -> bool) -> CoreContents {
-        let (mut runs, mut note, mut end) = (Vec::new(), None, 0);
-        let mut block = vec![0; core_dump::BLOCK_BYTES as usize];
+        let (mut runs, mut note, mut end, mut complete) = (Vec::new(), None, 0, true);
+        let mut block = vec![0; BLOCK_BYTES as usize];
         for region in self.mem.iter() {
             let start = region.start_addr().0;
             end = start + region.len();
-            for at in (start..end).step_by(block.len()) {
-                if self.mem.read_slice(&mut block, GuestAddress(at)).is_err() || block.iter().all(|b| *b == 0)
-                {
-                    continue;
+            let mut at = start;
+            while at < end && complete {
+                // A region's file begins with it.
+                let data =
+                    region.file_offset().map_or(Some(at - start), |f| touched_from(f.file(), at - start));
+                let Some(data) = data else { break };
+                at = start + data / BLOCK_BYTES * BLOCK_BYTES;
+                complete = sink(&[]) && self.mem.read_slice(&mut block, GuestAddress(at)).is_ok();
+                if block.iter().any(|b| *b != 0) {
+                    core_dump::add_block(&mut runs, at, BLOCK_BYTES);
+                    if note.is_none() {
+                        let mut pages = (0..block.len()).step_by(core_dump::PAGE_BYTES as usize);
+                        note = pages.find_map(|i| core_dump::vmcoreinfo(&block[i..]).map(<[u8]>::to_vec));
+                    }
                 }
-                core_dump::add_block(&mut runs, at, block.len() as u64);
-                if note.is_none() {
-                    let mut pages = (0..block.len()).step_by(core_dump::PAGE_BYTES as usize);
-                    note = pages.find_map(|i| core_dump::vmcoreinfo(&block[i..]).map(<[u8]>::to_vec));
-                }
+                at += BLOCK_BYTES;
             }
         }
         let head = core_dump::headers(&registers, note.as_deref(), &runs, end);
         let mut bytes = head.len() as u64;
-        let mut complete = sink(&head);
+        complete = complete && sink(&head);
         let mut piece = vec![0; CORE_PIECE_BYTES as usize];
         'runs: for run in &runs {
             let mut at = run.start;
