@@ -52,7 +52,7 @@ impl MemPort for Ram {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::GuestMemory;
+    use vm_memory::GuestMemoryBackend;
     use vm_memory::GuestMemoryRegion;
 
     use super::*;
