@@ -198,6 +198,47 @@ fn the_naive_driver_is_never_clean() {
 }
 
 #[test]
+fn a_core_taken_at_a_leak_opens_in_drgn_and_shows_the_mappings_that_the_report_has() {
+    let run = torture(&["--profile", "naive", "--cycles", "1"]);
+    let report = run.report();
+    let core = &report["core"];
+    assert_eq!(
+        (&core["at"], &core["vmcoreinfo"]),
+        (&"irq-leak".into(), &true.into()),
+        "{core} {}",
+        run.all()
+    );
+    let open = core["open_with"].as_str().unwrap_or("");
+    assert!(
+        !open.is_empty(),
+        "this kernel was built by an older rcvm: remove its entry from the cache\n{}",
+        run.all()
+    );
+    let drgn = std::env::var("RCVM_DRGN").unwrap_or_else(|_| "drgn".into());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/drgn/irq_domains.py");
+    let out =
+        Command::new(&drgn).args(open.split(' ').skip(1)).arg(script).output().unwrap_or_else(|e| {
+            panic!("start {drgn}: {e}: scripts/test installs it; RCVM_DRGN names another")
+        });
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let rows: Vec<Vec<&str>> = said.lines().map(|l| l.split('\t').collect()).collect();
+    let left = report["irq_mappings"]["left"].as_array().expect("a list");
+    assert!(!left.is_empty(), "{}", run.all());
+    for m in left {
+        let (virq, domain) = (m["virq"].to_string(), m["domain"].as_str().expect("a name"));
+        let hwirq = m["hwirq"].as_u64().map(|h| format!("{h:#x}")).expect("a number");
+        assert!(rows.iter().any(|r| r[..2] == ["domain", domain]), "{domain} is not in\n{said}");
+        let row = rows.iter().find(|r| r[..2] == ["irq", virq.as_str()]);
+        let row = row.unwrap_or_else(|| panic!("virq {virq} is not in\n{said}"));
+        assert_eq!(row[2..4], [hwirq.as_str(), domain], "virq {virq}");
+        // The action of a chained handler has no name; the agent has it from another file.
+        let actions = m["actions"].as_str().filter(|a| *a != "chained handler").unwrap_or("-");
+        assert_eq!(row[4], actions, "virq {virq}");
+    }
+}
+
+#[test]
 fn a_register_read_after_the_clocks_have_stopped_is_seen_and_strict_gating_aborts_it() {
     let run = torture(&["--profile", "late", "--cycles", "1"]);
     assert_eq!(run.code, 1, "{}", run.all());

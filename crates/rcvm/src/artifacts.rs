@@ -9,11 +9,16 @@ use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::Result;
+use torture::report::Core;
 use torture::report::Report;
 
 /// A file that reached this many bytes becomes `….old`, and a new one begins: a run of any length, and a guest that
 /// prints for ever, take a bounded place, and the end is always there.
 const MAX_FILE_BYTES: u64 = 64 << 20;
+/// The guest as an ELF core.
+pub const CORE: &str = "core.elf";
+/// The core while it is written.
+const CORE_PART: &str = ".core.elf.tmp";
 /// Least time between two writes of the report in the middle of a run: it grows with the cycles, and native cycles are
 /// short.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -24,6 +29,14 @@ pub struct Artifacts {
     console: Log,
     trace: Option<Log>,
     reported: Option<Instant>,
+    /// The core that is being written, or why that failed.
+    core: Option<Result<Part, String>>,
+}
+
+/// A file that is not whole yet.
+struct Part {
+    file: File,
+    written_bytes: u64,
 }
 
 impl Artifacts {
@@ -33,7 +46,7 @@ impl Artifacts {
             format!("cannot create the output directory {}: choose another with --out", dir.display())
         })?;
         // What an earlier run left here must not pass for this one's.
-        for name in ["boot.log", "console.log.old", "trace.bin.old", "trace.bin"] {
+        for name in ["boot.log", "console.log.old", "trace.bin.old", "trace.bin", CORE, CORE_PART] {
             // A file that cannot be removed shows when it is written.
             if dir.join(name).symlink_metadata().is_ok_and(|m| m.is_file()) {
                 let _ = std::fs::remove_file(dir.join(name));
@@ -41,7 +54,7 @@ impl Artifacts {
         }
         let console = Log::create(dir.join("console.log"), MAX_FILE_BYTES)?;
         let trace = trace.then(|| Log::create(dir.join("trace.bin"), MAX_FILE_BYTES)).transpose()?;
-        let mut a = Artifacts { dir: dir.to_owned(), console, trace, reported: None };
+        let mut a = Artifacts { dir: dir.to_owned(), console, trace, reported: None, core: None };
         a.report(report)?;
         Ok(a)
     }
@@ -60,6 +73,50 @@ impl Artifacts {
     /// Append trace records: whole segments, so that a file begins with one.
     pub fn trace(&mut self, segment: &[u8]) -> Result<()> {
         self.trace.as_mut().map_or(Ok(()), |t| t.append(segment))
+    }
+
+    /// Append a piece of the core. What goes wrong shows when it is finished: a core is not worth the run.
+    pub fn core(&mut self, piece: &[u8]) {
+        let path = self.dir.join(CORE_PART);
+        let core = self.core.take().unwrap_or_else(|| {
+            let file = File::create(&path).map_err(|e| format!("create {}: {e}", path.display()))?;
+            Ok(Part { file, written_bytes: 0 })
+        });
+        let written = core.and_then(|mut p| {
+            p.file.write_all(piece).map_err(|e| format!("write {}: {e}", path.display()))?;
+            p.written_bytes += piece.len() as u64;
+            Ok(p)
+        });
+        if written.is_err() {
+            let _ = std::fs::remove_file(&path);
+        }
+        self.core = Some(written);
+    }
+
+    /// All pieces have come: make them `core.elf` if they are what the worker says. Why there is none.
+    pub fn finish_core(&mut self, core: &Core) -> Result<(), String> {
+        let from = self.dir.join(CORE_PART);
+        let finished = match self.core.take() {
+            _ if !core.trouble.is_empty() => Err(core.trouble.clone()),
+            None => Err("nothing came of it".into()),
+            Some(Err(why)) => Err(why),
+            Some(Ok(p)) if p.written_bytes != core.bytes => Err("a part of it was lost".into()),
+            Some(Ok(_)) => std::fs::rename(&from, self.dir.join(CORE))
+                .map_err(|e| format!("rename {}: {e}", from.display())),
+        };
+        if finished.is_err() {
+            let _ = std::fs::remove_file(&from);
+        }
+        finished
+    }
+
+    /// Nothing more will come. Whether a core had begun.
+    pub fn drop_core(&mut self) -> bool {
+        let begun = self.core.take().is_some();
+        if begun {
+            let _ = std::fs::remove_file(self.dir.join(CORE_PART));
+        }
+        begun
     }
 
     /// Replace the report.
@@ -134,6 +191,39 @@ mod tests {
         }
         let text = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!((text("console.log.old"), text("console.log")), ("ccccdddd".into(), "eeee".into()));
+    }
+
+    #[test]
+    fn a_core_is_there_whole_or_not_at_all() {
+        let core = |bytes: u64, trouble: &str| Core { bytes, trouble: trouble.into(), ..Core::default() };
+        for (pieces, told, kept) in [
+            (2, core(8, ""), true),
+            (1, core(8, ""), false),
+            (2, core(8, "too large"), false),
+            (0, core(0, ""), false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(CORE), "of an earlier run").unwrap();
+            let mut a = Artifacts::create(dir.path(), false, &Report::new(Setting::default())).unwrap();
+            for _ in 0..pieces {
+                a.core(b"abcd");
+            }
+            assert_eq!(a.finish_core(&told).is_ok(), kept, "{told:?}");
+            assert_eq!(dir.path().join(CORE).exists(), kept, "{told:?}");
+            assert!(!dir.path().join(CORE_PART).exists());
+            assert!(!a.drop_core(), "nothing is left to drop");
+        }
+    }
+
+    #[test]
+    fn a_core_that_cannot_be_written_is_a_line_in_the_report() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut a = Artifacts::create(dir.path(), false, &Report::new(Setting::default())).unwrap();
+        std::fs::create_dir(dir.path().join(CORE_PART)).unwrap();
+        a.core(b"abcd");
+        a.core(b"abcd");
+        let why = a.finish_core(&Core { bytes: 8, ..Core::default() }).unwrap_err();
+        assert!(why.starts_with("create "), "{why}");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use clap::ValueEnum;
 use torture::defect::DEFECTS;
 use torture::Defect;
 
+use crate::job::Core;
+
 /// Boot real arm64 Linux guests on an emulated Qualcomm/DesignWare PCIe root complex, unbind and rebind the real
 /// pcie-qcom driver, and check from the host that every IRQ mapping was released.
 #[derive(Debug, Parser)]
@@ -291,12 +293,15 @@ pub struct TortureArgs {
     /// The endpoint's driver is one of rcvm's own whose remove has this defect
     #[arg(long, value_enum, value_name = "NAME", conflicts_with_all = ["during", "slot"])]
     pub defect: Option<DefectArg>,
-    /// Directory for report.json, console.log, boot.log and trace.bin
+    /// Directory for report.json, console.log, boot.log, trace.bin and core.elf
     #[arg(long, default_value = "rcvm-out", value_name = "DIR")]
     pub out: PathBuf,
     /// Do not keep the access trace
     #[arg(long)]
     pub no_trace: bool,
+    /// When to keep the guest's memory and registers as core.elf, which drgn opens; once in a run
+    #[arg(long, value_enum, default_value = "on-finding", value_name = "WHEN")]
+    pub core: Core,
     /// Known residue is a failure too
     #[arg(long)]
     pub strict: bool,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use guest_agent::ToolOutput;
 use serde::Deserialize;
 use serde::Serialize;
@@ -26,8 +27,22 @@ pub struct Job {
     pub board: Board,
     /// Whether to send the access trace.
     pub trace: bool,
+    /// When to send the guest as an ELF core.
+    pub core: Core,
     /// What to do with the guest.
     pub task: Task,
+}
+
+/// When the guest is kept as an ELF core: once in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Core {
+    /// Never
+    Never,
+    /// At the first finding that the guest's memory says more about, if there is one
+    OnFinding,
+    /// At the first such finding, else at the end of the run
+    Always,
 }
 
 /// The root complex of the machine and how it is wired.
@@ -101,6 +116,8 @@ pub enum Message {
     Tool(ToolOutput),
     /// The guest ended or hung in the middle of the task: why.
     Crashed(String),
+    /// The pieces of the core that were sent are all of it, or there is trouble.
+    Core(torture::report::Core),
     /// A line for the user.
     Say(String),
     /// The guest ended or kept silent before its agent reported: why.

@@ -75,15 +75,20 @@ mod guest {
     use rc_model::SamplePoint;
     use rc_model::Slot;
     use torture::plan::Fault;
+    use torture::report;
+    use torture::splat;
     use torture::CallError;
+    use torture::Class;
     use torture::Machine;
     use torture::Plan;
+    use vmm::core_dump::Registers;
     use vmm::ExitReason;
     use vmm::Vm;
     use vmm::VmEvent;
     use vmm::VmSpec;
 
     use super::*;
+    use crate::job::Core;
     use crate::job::Selftest;
     use crate::job::Task;
 
@@ -97,6 +102,15 @@ mod guest {
     const SYSRQ_QUIET: Duration = Duration::from_secs(1);
     /// Most model events kept between two looks of the engine.
     const MAX_EVENTS: usize = 4096;
+    /// Largest core: guest memory beyond this is for other tools.
+    const MAX_CORE_BYTES: u64 = 2 << 30;
+    /// Longest wait for the vCPUs to stand still: one whose access is held does not.
+    const CORE_PAUSE: Duration = Duration::from_secs(2);
+    /// Longest that a guest which goes on afterwards stands still: its clock does not, and after 20 s of it the soft lockup
+    /// detector would speak (Linux kernel/watchdog.c).
+    const CORE_TIME: Duration = Duration::from_secs(15);
+    /// Longest time for the core of a guest that does nothing any more.
+    const LAST_CORE_TIME: Duration = Duration::from_secs(120);
     /// Trace records kept between two cycles.
     const TRACE_ENTRIES: usize = 65_536;
 
@@ -104,7 +118,7 @@ mod guest {
         let started = Instant::now();
         let (tx, rx) = channel();
         let vm = Vm::start(spec(job)?, tx).map_err(anyhow::Error::new)?;
-        let link = Link::new(vm, rx, out, started, job.trace);
+        let link = Link::new(vm, rx, out, started, job);
         match &job.task {
             Task::Torture(plan) => link.torture(plan),
             Task::Show(plan) => link.show(plan),
@@ -152,6 +166,11 @@ mod guest {
         /// When the console last said something.
         console_at: Option<Instant>,
         trace: bool,
+        /// When a core is still to be sent.
+        core: Core,
+        splats: splat::Scanner,
+        /// The first splat on the console that wants a core.
+        splat: Option<Class>,
         /// Functions of loaded modules, by module as its insmod named it.
         modules: BTreeMap<String, Vec<Symbol>>,
         /// When the engine's phases began, since the last trace was handed over.
@@ -161,7 +180,7 @@ mod guest {
     }
 
     impl<'a> Link<'a> {
-        fn new(vm: Vm, rx: Receiver<VmEvent>, out: &'a mut Out, started: Instant, trace: bool) -> Link<'a> {
+        fn new(vm: Vm, rx: Receiver<VmEvent>, out: &'a mut Out, started: Instant, job: &Job) -> Link<'a> {
             Link {
                 vm,
                 rx,
@@ -174,7 +193,10 @@ mod guest {
                 ended: None,
                 link_changed: started,
                 console_at: None,
-                trace,
+                trace: job.trace,
+                core: job.core,
+                splats: splat::Scanner::default(),
+                splat: None,
                 modules: BTreeMap::new(),
                 phases: Phases::default(),
                 deaf: false,
@@ -198,6 +220,7 @@ mod guest {
                         }
                         events.send(e);
                     });
+                    self.last_core();
                     // A cycle that did not end is the one to look at.
                     self.end_cycle();
                     self.measured("vmm_rss_beyond_guest_ram_bytes", rss_beyond_guest_ram());
@@ -356,6 +379,53 @@ mod guest {
             self.vm.stop();
         }
 
+        /// The run is over, and no finding of the engine had a core sent: a splat, which only the console has, still may.
+        fn last_core(&mut self) {
+            let open = self.splats.finish().map(|f| f.class).filter(|c| c.wants_core());
+            if let Some(class) = self.splat.or(open) {
+                self.preserve(class);
+            }
+            if self.core == Core::Always {
+                self.send_core("end of run", LAST_CORE_TIME);
+            }
+        }
+
+        /// Send the guest as a core. Once: the first finding is the one whose causes are still in memory.
+        fn send_core(&mut self, at: &str, limit: Duration) {
+            self.core = Core::Never;
+            let begun = Instant::now();
+            let (mut sent, mut trouble) = (0, String::new());
+            let taken = self.vm.core(CORE_PAUSE, &mut |piece| {
+                sent += piece.len() as u64;
+                if sent > MAX_CORE_BYTES {
+                    trouble = format!("it would be larger than {} MiB", MAX_CORE_BYTES >> 20);
+                } else if begun.elapsed() > limit {
+                    trouble = format!("it was not written within {} s", limit.as_secs());
+                } else if self.out.frame(stream::Kind::Core, piece).is_err() {
+                    self.deaf = true;
+                }
+                trouble.is_empty() && !self.deaf
+            });
+            let mut core = report::Core {
+                at: at.into(),
+                took_ms: begun.elapsed().as_millis() as u64,
+                ..Default::default()
+            };
+            match taken {
+                Some(taken) => {
+                    core.bytes = taken.bytes;
+                    core.vmcoreinfo = taken.vmcoreinfo;
+                    core.vcpus = taken.registers.iter().map(told_of).collect();
+                    if trouble.is_empty() && !taken.complete {
+                        trouble = "guest memory could not be read".into();
+                    }
+                }
+                None => trouble = "a vCPU did not stand still".into(),
+            }
+            core.trouble = trouble;
+            self.deaf |= self.out.message(&Message::Core(core)).is_err();
+        }
+
         fn say(&mut self, text: String) {
             self.deaf |= self.out.message(&Message::Say(text)).is_err();
         }
@@ -421,6 +491,8 @@ mod guest {
             match e {
                 VmEvent::Console(bytes) => {
                     self.console_at = Some(Instant::now());
+                    let found = self.splats.feed(&bytes);
+                    self.splat = self.splat.or(found.iter().map(|f| f.class).find(|c| c.wants_core()));
                     self.deaf |= self.out.frame(stream::Kind::Console, &bytes).is_err()
                 }
                 VmEvent::Channel(bytes) => self.channel(&bytes),
@@ -448,6 +520,13 @@ mod guest {
                 }
             }
         }
+    }
+
+    /// What the report has of a vCPU.
+    fn told_of(r: &Registers) -> BTreeMap<String, String> {
+        let general = [("PC", r.pc), ("SP", r.sp), ("PSTATE", r.pstate)];
+        let system = r.system.iter().map(|(name, value)| (name.as_str(), *value));
+        general.into_iter().chain(system).map(|(name, value)| (name.into(), format!("{value:#x}"))).collect()
     }
 
     fn exit_text(reason: &ExitReason) -> String {
@@ -525,6 +604,13 @@ mod guest {
                     return;
                 }
                 self.pump(deadline.min(self.console_at.unwrap_or(deadline) + SYSRQ_QUIET));
+            }
+        }
+
+        fn preserve(&mut self, class: Class) {
+            if self.core != Core::Never && class.wants_core() {
+                let ended = matches!(class, Class::Hang | Class::Crash);
+                self.send_core(class.name(), if ended { LAST_CORE_TIME } else { CORE_TIME });
             }
         }
 

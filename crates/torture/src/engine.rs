@@ -709,6 +709,7 @@ impl Engine<'_> {
             e.to_string(),
         )
         .fact("operation", serde_json::to_string(op).unwrap_or_default());
+        self.machine.preserve(class);
         if class == Class::Hang {
             let busy: Vec<_> =
                 self.machine.spi_state().into_iter().filter(|s| s.pending || s.active || s.level).collect();
@@ -729,6 +730,9 @@ impl Engine<'_> {
     }
 
     fn find(&mut self, f: Finding) {
+        if f.allowed.is_none() {
+            self.machine.preserve(f.class);
+        }
         let f = f.at(self.cycle, &self.phase);
         (self.out)(Event::Finding(f));
     }

@@ -44,6 +44,20 @@ pub enum Class {
 }
 
 impl Class {
+    /// Whether the guest's memory at the moment of the finding says more than the finding.
+    pub const fn wants_core(self) -> bool {
+        matches!(
+            self,
+            Class::IrqLeak
+                | Class::IrqDangling
+                | Class::IrqLost
+                | Class::DeviceLeak
+                | Class::KernelSplat
+                | Class::Hang
+                | Class::Crash
+        )
+    }
+
     /// The name used in reports, e.g. `irq-leak`.
     pub const fn name(self) -> &'static str {
         match self {

@@ -10,6 +10,7 @@ use rc_model::Event;
 use rc_model::Sample;
 use rc_model::SamplePoint;
 
+use crate::finding::Class;
 use crate::plan::Fault;
 
 /// Why a call to the agent gave no value.
@@ -56,6 +57,8 @@ pub trait Machine {
     fn settle(&mut self, quiet: Duration, limit: Duration) -> bool;
     /// Have the guest's kernel list its blocked tasks on the console.
     fn show_blocked_tasks(&mut self);
+    /// A finding of this class was just made: keep the guest's state if that is evidence.
+    fn preserve(&mut self, _class: Class) {}
     /// Milliseconds since some fixed moment, for timings.
     fn now_ms(&mut self) -> u64;
     /// The cycle is over: hand over what was recorded (trace) if anything is kept.

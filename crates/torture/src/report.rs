@@ -101,6 +101,27 @@ pub struct Kernel {
     pub version: String,
 }
 
+/// The ELF core of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Core {
+    /// Its file; empty if there is none.
+    pub file: String,
+    /// Class of the finding at which it was taken, or `end of run`.
+    pub at: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// How long the guest stood still for it, ms.
+    pub took_ms: u64,
+    /// Whether it has the guest's VMCOREINFO, which drgn and crash need.
+    pub vmcoreinfo: bool,
+    /// Command that opens it; empty without a vmlinux beside the kernel.
+    pub open_with: String,
+    /// Program counter and some system registers of each vCPU.
+    pub vcpus: Vec<BTreeMap<String, String>>,
+    /// Why there is none, or less than there should be.
+    pub trouble: String,
+}
+
 /// The report, as it stands in `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -135,6 +156,9 @@ pub struct Report {
     pub measured: BTreeMap<String, u64>,
     /// What each cycle did.
     pub cycles: Vec<CycleRecord>,
+    /// The guest's memory and registers, if they were to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core: Option<Core>,
     #[serde(skip)]
     phase_ms: BTreeMap<String, Vec<u64>>,
     #[serde(skip)]
@@ -178,6 +202,7 @@ impl Report {
             phases: BTreeMap::new(),
             measured: BTreeMap::new(),
             cycles: Vec::new(),
+            core: None,
             phase_ms: BTreeMap::new(),
             console: ConsoleScan::default(),
             now: (0, "boot".into()),

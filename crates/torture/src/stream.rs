@@ -22,11 +22,15 @@ pub enum Kind {
     Trace = 3,
     /// Terminal input, front-end to worker.
     Input = 4,
+    /// A piece of an ELF core, to be appended to core.elf; a message tells when it is whole.
+    Core = 5,
 }
 
 impl Kind {
     fn from_byte(b: u8) -> Option<Kind> {
-        [Kind::Message, Kind::Console, Kind::Trace, Kind::Input].into_iter().find(|k| *k as u8 == b)
+        [Kind::Message, Kind::Console, Kind::Trace, Kind::Input, Kind::Core]
+            .into_iter()
+            .find(|k| *k as u8 == b)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::finding::Class;
+use crate::report::Core;
 use crate::report::Report;
 use crate::report::Seen;
 use crate::splat::CALL_TRACE;
@@ -43,7 +44,20 @@ pub fn lines(r: &Report) -> Vec<String> {
         }
     }
     residue(r, &mut out);
+    out.extend(r.core.as_ref().map(core));
     out
+}
+
+fn core(c: &Core) -> String {
+    if !c.trouble.is_empty() {
+        return format!("no core: {}", c.trouble);
+    }
+    let size = format!("core: {} ({}, {} MiB", c.file, c.at, c.bytes >> 20);
+    match (c.vmcoreinfo, c.open_with.as_str()) {
+        (false, _) => format!("{size}; without VMCOREINFO, which drgn needs)"),
+        (true, "") => format!("{size}; this kernel has no vmlinux beside it, which drgn needs)"),
+        (true, open) => format!("{size}): {open}"),
+    }
 }
 
 fn decisive(class: Class, found: &[&Seen], out: &mut Vec<String>) {
@@ -129,6 +143,34 @@ mod tests {
         assert_eq!(l[2], "    a+0x1 < b+0x2");
         assert_eq!(l[3], "irq-leak (13):");
         assert_eq!(l.last().map(String::as_str), Some("  and 3 more in the report"));
+    }
+
+    #[test]
+    fn a_core_is_named_with_what_opens_it_or_what_is_missing() {
+        let whole = Core {
+            file: "core.elf".into(),
+            at: "crash".into(),
+            bytes: 5 << 20,
+            vmcoreinfo: true,
+            open_with: "drgn -c core.elf -s vmlinux".into(),
+            ..Core::default()
+        };
+        for (core, want) in [
+            (whole.clone(), "core: core.elf (crash, 5 MiB): drgn -c core.elf -s vmlinux"),
+            (
+                Core { open_with: String::new(), ..whole.clone() },
+                "core: core.elf (crash, 5 MiB; this kernel has no vmlinux beside it, which drgn needs)",
+            ),
+            (
+                Core { vmcoreinfo: false, ..whole.clone() },
+                "core: core.elf (crash, 5 MiB; without VMCOREINFO, which drgn needs)",
+            ),
+            (Core { trouble: "no space".into(), ..whole }, "no core: no space"),
+        ] {
+            let mut r = Report::new(Setting::default());
+            r.core = Some(core);
+            assert_eq!(lines(&r), [want]);
+        }
     }
 
     #[test]

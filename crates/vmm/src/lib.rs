@@ -10,6 +10,7 @@
 //! Lock order: model → irq lines → doorbells. The serial port, the virtio device and the trace are leaves.
 
 pub mod bus;
+pub mod core_dump;
 pub mod doorbells;
 mod error;
 pub mod fdt;
@@ -27,6 +28,8 @@ mod vm;
 
 pub use error::Error;
 pub use loader::check_kernel;
+#[cfg(target_arch = "aarch64")]
+pub use vm::CoreContents;
 #[cfg(target_arch = "aarch64")]
 pub use vm::Vm;
 

@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
@@ -45,12 +46,16 @@ use crate::bus::Answer;
 use crate::bus::Lines;
 use crate::bus::Origin;
 use crate::bus::RcBus;
+use crate::core_dump;
+use crate::core_dump::Registers;
+use crate::core_dump::BLOCK_BYTES;
 use crate::doorbells::Switchboard;
 use crate::fdt;
 use crate::interposer::Interposer;
 use crate::layout;
 use crate::loader;
 use crate::memory;
+use crate::memory::touched_from;
 use crate::rtc::Rtc;
 use crate::serial::Pulse;
 use crate::serial::Uart;
@@ -71,6 +76,21 @@ const STACK_BYTES: usize = 256 << 10;
 const REG_X0: u64 = 0x6030_0000_0010_0000;
 const REG_PC: u64 = 0x6030_0000_0010_0040;
 const REG_PSTATE: u64 = 0x6030_0000_0010_0042;
+const REG_SP_EL0: u64 = 0x6030_0000_0010_003e;
+const REG_SP_EL1: u64 = 0x6030_0000_0010_0044;
+/// What a reader of a core wants beside the general registers: ELR_EL1 is a core register, the others system registers by
+/// op0, op1, CRn, CRm, op2 in bits 15:0 (api.rst, "ARM64_SYS_REG").
+const REGS_SYSTEM: [(&str, u64); 5] = [
+    ("TTBR1_EL1", 0x6030_0000_0013_c101),
+    ("TCR_EL1", 0x6030_0000_0013_c102),
+    ("ESR_EL1", 0x6030_0000_0013_c290),
+    ("FAR_EL1", 0x6030_0000_0013_c300),
+    ("ELR_EL1", 0x6030_0000_0010_0046),
+];
+/// PSTATE.M: EL0 with AArch64, the one level of a guest without EL2 that uses SP_EL0.
+const PSTATE_MODE: u64 = 0xf;
+/// Bytes of a piece of a core.
+const CORE_PIECE_BYTES: u64 = 1 << 20;
 /// EL1h with D, A, I and F masked: how arm64 kernels are entered.
 const PSTATE_BOOT: u64 = 0x3c5;
 
@@ -97,7 +117,7 @@ pub struct Vm {
 struct Shared {
     vm: Arc<VmFd>,
     /// Keeps guest memory mapped as long as a vCPU can run.
-    _mem: Arc<GuestMemoryMmap>,
+    mem: Arc<GuestMemoryMmap>,
     bus: RcBus,
     uart: Mutex<Uart>,
     rtc: Mutex<Rtc>,
@@ -139,6 +159,8 @@ struct GateState {
     paused: bool,
     stopping: bool,
     outside: u32,
+    /// Registers of each vCPU when it last came out, for a pause or for good.
+    registers: Vec<Registers>,
 }
 
 /// Interrupt lines of the root complex, as SPIs of KVM's GIC.
@@ -338,6 +360,19 @@ impl Vm {
         value
     }
 
+    /// Hand the guest, paused meanwhile, to `sink` as an ELF core, piece by piece, until that has enough; an
+    /// empty piece only asks whether it has. What is in it; `None`: a
+    /// vCPU did not stop within `wait`, as one whose access is held does not.
+    pub fn core(&self, wait: Duration, sink: &mut dyn FnMut(&[u8]) -> bool) -> Option<CoreContents> {
+        let contents = self.pause_until(Some(Instant::now() + wait)).then(|| {
+            let mut registers = lock(&self.shared.gate.state).registers.clone();
+            registers.resize(self.vcpus.len(), Registers::default());
+            self.shared.core(registers, sink)
+        });
+        self.resume();
+        contents
+    }
+
     fn set_immediate_exit(&self, value: u8) {
         for v in self.vcpus.iter().filter(|v| v.thread.is_some()) {
             // SAFETY: see `Vcpu`: the mapping is alive while there is a thread to join, the access is atomic.
@@ -353,12 +388,23 @@ impl Vm {
     }
 
     fn pause(&self) {
+        self.pause_until(None);
+    }
+
+    /// `false`: not all of them stood still by `deadline`.
+    fn pause_until(&self, deadline: Option<Instant>) -> bool {
         lock(&self.shared.gate.state).paused = true;
         self.kick();
+        let changed = &self.shared.gate.changed;
         let mut s = lock(&self.shared.gate.state);
         while s.outside < self.vcpus.len() as u32 {
-            s = self.shared.gate.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+            s = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
+                None => changed.wait(s).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return false,
+                Some(left) => changed.wait_timeout(s, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
+        true
     }
 
     fn resume(&self) {
@@ -446,7 +492,7 @@ impl Shared {
             rtc_timer: Timer::default(),
             started,
             virtio: Mutex::new(Virtio { dev: Mmio::new(dev, Arc::clone(&mem)), line: false }),
-            _mem: mem,
+            mem,
             vm,
             events: Mutex::new(events),
             gate: Gate::default(),
@@ -497,7 +543,7 @@ impl Shared {
 
     fn run_vcpu(&self, index: u8, fd: &mut VcpuFd) {
         loop {
-            if !self.pass_gate() {
+            if !self.pass_gate(index, fd) {
                 return;
             }
             let why = match fd.run() {
@@ -532,15 +578,16 @@ impl Shared {
                 Err(e) => ExitReason::Internal(format!("vCPU {index}: KVM_RUN: {e} at PC {:#x}", pc(fd))),
             };
             self.exit(why);
-            self.leave_for_good();
+            self.leave_for_good(index, fd);
             return;
         }
     }
 
     /// Wait while the machine is paused; `false`: it stops.
-    fn pass_gate(&self) -> bool {
+    fn pass_gate(&self, index: u8, fd: &VcpuFd) -> bool {
         let mut s = lock(&self.gate.state);
         if s.paused && !s.stopping {
+            keep(&mut s, index, fd);
             s.outside += 1;
             self.gate.changed.notify_all();
             while s.paused && !s.stopping {
@@ -552,9 +599,56 @@ impl Shared {
     }
 
     /// A vCPU that has ended stays outside: nobody shall wait for it.
-    fn leave_for_good(&self) {
-        lock(&self.gate.state).outside += 1;
+    fn leave_for_good(&self, index: u8, fd: &VcpuFd) {
+        let mut s = lock(&self.gate.state);
+        keep(&mut s, index, fd);
+        s.outside += 1;
+        drop(s);
         self.gate.changed.notify_all();
+    }
+
+    fn core(&self, registers: Vec<Registers>, sink: &mut dyn FnMut(&[u8]) -> bool) -> CoreContents {
+        let (mut runs, mut note, mut end, mut complete) = (Vec::new(), None, 0, true);
+        let mut block = vec![0; BLOCK_BYTES as usize];
+        for region in self.mem.iter() {
+            let start = region.start_addr().0;
+            end = start + region.len();
+            let mut at = start;
+            while at < end && complete {
+                // A region's file begins with it.
+                let data =
+                    region.file_offset().map_or(Some(at - start), |f| touched_from(f.file(), at - start));
+                let Some(data) = data else { break };
+                at = start + data / BLOCK_BYTES * BLOCK_BYTES;
+                complete = sink(&[]) && self.mem.read_slice(&mut block, GuestAddress(at)).is_ok();
+                if block.iter().any(|b| *b != 0) {
+                    core_dump::add_block(&mut runs, at, BLOCK_BYTES);
+                    if note.is_none() {
+                        let mut pages = (0..block.len()).step_by(core_dump::PAGE_BYTES as usize);
+                        note = pages.find_map(|i| core_dump::vmcoreinfo(&block[i..]).map(<[u8]>::to_vec));
+                    }
+                }
+                at += BLOCK_BYTES;
+            }
+        }
+        let head = core_dump::headers(&registers, note.as_deref(), &runs, end);
+        let mut bytes = head.len() as u64;
+        complete = complete && sink(&head);
+        let mut piece = vec![0; CORE_PIECE_BYTES as usize];
+        'runs: for run in &runs {
+            let mut at = run.start;
+            while at < run.start + run.len {
+                let len = CORE_PIECE_BYTES.min(run.start + run.len - at);
+                let piece = &mut piece[..len as usize];
+                complete = complete && self.mem.read_slice(piece, GuestAddress(at)).is_ok() && sink(piece);
+                if !complete {
+                    break 'runs;
+                }
+                bytes += len;
+                at += len;
+            }
+        }
+        CoreContents { complete, bytes, vmcoreinfo: note.is_some(), registers }
     }
 
     /// Who makes the access that `fd` has just left; the program counter only where it is recorded.
@@ -657,6 +751,43 @@ fn sender<T: 'static>(
 ) -> Box<dyn Fn(T, SimTime) + Send + Sync> {
     let tx = Mutex::new(tx);
     Box::new(move |e, t| drop(lock(&tx).send(f((e, t)))))
+}
+
+/// What a core that was handed over has in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoreContents {
+    /// Whether all of it was taken.
+    pub complete: bool,
+    /// Bytes handed over.
+    pub bytes: u64,
+    /// Whether the guest had a VMCOREINFO note: early in boot it has none, and drgn and crash need it.
+    pub vmcoreinfo: bool,
+    /// Registers by vCPU.
+    pub registers: Vec<Registers>,
+}
+
+fn keep(s: &mut GateState, index: u8, fd: &VcpuFd) {
+    let index = usize::from(index);
+    if s.registers.len() <= index {
+        s.registers.resize(index + 1, Registers::default());
+    }
+    s.registers[index] = registers(fd);
+}
+
+/// Registers of a vCPU outside of KVM_RUN; 0 what KVM does not tell.
+fn registers(fd: &VcpuFd) -> Registers {
+    let get = |reg: u64| {
+        let mut b = [0; 8];
+        fd.get_one_reg(reg, &mut b).map_or(0, |_| u64::from_le_bytes(b))
+    };
+    let pstate = get(REG_PSTATE);
+    Registers {
+        x: (0..31).map(|i| get(REG_X0 + 2 * i)).collect(),
+        sp: get(if pstate & PSTATE_MODE == 0 { REG_SP_EL0 } else { REG_SP_EL1 }),
+        pc: get(REG_PC),
+        pstate,
+        system: REGS_SYSTEM.iter().map(|(name, reg)| ((*name).to_owned(), get(*reg))).collect(),
+    }
 }
 
 /// Program counter of a vCPU outside of KVM_RUN: after an MMIO exit, the instruction that made the access. 0 if KVM does not tell.

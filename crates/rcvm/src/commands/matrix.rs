@@ -204,6 +204,8 @@ fn cell(args: &MatrixArgs, row: &str, options: &[&str], series: images::Series) 
     cmd.args([
         "torture",
         "--no-trace",
+        "--core",
+        "never",
         "--series",
         &series.to_string(),
         "--cycles",

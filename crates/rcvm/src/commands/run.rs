@@ -24,6 +24,7 @@ use crate::cli::RunArgs;
 use crate::front;
 use crate::front::Got;
 use crate::front::Worker;
+use crate::job::Core;
 use crate::job::Job;
 use crate::job::Message;
 use crate::job::Task;
@@ -55,6 +56,7 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         memory_mib: g.memory,
         board: files.board.clone(),
         trace: false,
+        core: Core::Never,
         task: if args.shell { Task::Shell } else { Task::Show(plan.clone()) },
     };
     eprintln!("{} guest: {} with {}", place.name(), files.kernel.display(), files.initramfs.display());

@@ -11,6 +11,7 @@ use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
 use torture::plan::Disturbance;
+use torture::report::Core;
 use torture::report::Report;
 use torture::report::Setting;
 use torture::stream::Kind;
@@ -27,6 +28,7 @@ use super::place;
 use super::topology;
 use super::Guest;
 use crate::artifacts::Artifacts;
+use crate::artifacts::CORE;
 use crate::cli::During;
 use crate::cli::Gating;
 use crate::cli::SlotArg;
@@ -65,6 +67,7 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
         report,
         progress: Progress::new(args.cycles),
         files,
+        out: args.out.clone(),
         console_log: args.out.join("console.log"),
         silence: Duration::from_millis(plan.boot_timeout_ms + plan.op_timeout_ms) + Duration::from_secs(30),
     };
@@ -87,6 +90,7 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     let followed = run.follow(&mut worker, &interrupted);
     worker.stop();
     run.progress.finish();
+    run.core_lost();
     run.report.finish(true);
     let written = run.artifacts.report(&run.report);
     followed?;
@@ -141,6 +145,7 @@ fn job(args: &TortureArgs, files: &Guest, plan: Plan) -> Job {
         memory_mib: args.guest.memory,
         board: Board { seed: args.seed, ..files.board.clone() },
         trace: !args.no_trace,
+        core: args.core,
         task: Task::Torture(plan),
     }
 }
@@ -170,6 +175,7 @@ struct Run {
     artifacts: Artifacts,
     symbols: symbols::Kernel,
     files: Guest,
+    out: PathBuf,
     console_log: PathBuf,
     /// Longest silence of a worker that is alive.
     silence: Duration,
@@ -195,6 +201,7 @@ impl Run {
                         return Ok(());
                     }
                 }
+                Got::Frame(Kind::Core, bytes) => self.artifacts.core(&bytes),
                 Got::Frame(Kind::Input, _) => {}
                 Got::Eof => {
                     self.gone(&format!(
@@ -225,6 +232,7 @@ impl Run {
             Message::Measured { name, value } => {
                 self.report.measured.insert(name, value);
             }
+            Message::Core(core) => self.core(core)?,
             Message::Say(line) => self.progress.line(&line),
             Message::NoAgent(why) => {
                 let heard = self.console_log.metadata().is_ok_and(|m| m.len() > 0);
@@ -266,6 +274,29 @@ impl Run {
             self.artifacts.report_soon(&self.report)?;
         }
         Ok(())
+    }
+
+    fn core(&mut self, mut core: Core) -> Result<()> {
+        core.trouble = self.artifacts.finish_core(&core).err().unwrap_or_default();
+        if core.trouble.is_empty() {
+            core.file = CORE.into();
+            let file = self.out.join(CORE);
+            // Where images keep it; a kernel of the user's own may have it there too.
+            let vmlinux = self.files.kernel.with_file_name("vmlinux");
+            if vmlinux.is_file() {
+                core.open_with = format!("drgn -c {} -s {}", file.display(), vmlinux.display());
+            }
+        }
+        self.report.core = Some(core);
+        self.artifacts.report(&self.report)
+    }
+
+    /// A core that was begun and of which nothing more will come.
+    fn core_lost(&mut self) {
+        if self.artifacts.drop_core() {
+            let trouble = "the stream ended in the middle of it".into();
+            self.report.core = Some(Core { trouble, ..Core::default() });
+        }
     }
 
     fn gone(&mut self, why: &str) {

@@ -29,6 +29,7 @@ use crate::cli::SelftestArgs;
 use crate::front;
 use crate::front::Got;
 use crate::front::Worker;
+use crate::job::Core;
 use crate::job::Job;
 use crate::job::Message;
 use crate::job::Selftest;
@@ -105,6 +106,7 @@ fn one(args: &SelftestArgs, series: &str, vectors: u16) -> Result<Done> {
         memory_mib: g.memory,
         board: files.board.clone(),
         trace: false,
+        core: Core::Never,
         task: Task::Selftest(Selftest { plan, program: format!("/bin/{program}"), timeout_ms }),
     };
     let place = front::decide(g.mode)?;
