@@ -83,8 +83,11 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether it was seen in `cycle`.
+    /// Whether it was seen in `cycle`. A report of an earlier rcvm knows the first and the last one only.
     pub fn was_in(&self, cycle: u32) -> bool {
+        if self.cycles.is_empty() {
+            return cycle == self.finding.cycle || cycle == self.last_cycle;
+        }
         self.cycles.iter().any(|&(from, to)| (from..=to).contains(&cycle))
     }
 }

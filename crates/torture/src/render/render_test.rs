@@ -49,7 +49,7 @@ fn junit_reads_back_with_a_failure_an_error_and_a_skipped_test() {
     let text = junit::render(&crashed()).unwrap();
     let back = quick_junit::Report::deserialize_from_str(&text).unwrap();
     let suite = &back.test_suites[0];
-    assert_eq!((suite.tests, suite.failures, suite.errors, suite.disabled), (4, 1, 1, None), "{text}");
+    assert_eq!((suite.tests, suite.failures, suite.errors, suite.disabled), (5, 1, 2, None), "{text}");
     assert_eq!(text.matches("<skipped").count(), 1, "{text}");
     assert!(suite.test_cases.iter().all(|c| c.classname.is_some() && c.time.is_some()), "GitLab shows both");
     assert!(!text.contains("<script") && !text.contains('\u{1b}'), "{text}");
@@ -61,7 +61,7 @@ fn ktap_keeps_its_grammar_whatever_a_guest_says() {
     let mut lines = text.lines();
     assert_eq!((lines.next(), lines.next()), (Some("KTAP version 1"), Some("1..1")));
     let nested: Vec<&str> = lines.clone().filter_map(|l| l.strip_prefix("  ")).collect();
-    assert_eq!(nested[..3], ["KTAP version 1", "# Subtest: rcvm torture", "1..4"]);
+    assert_eq!(nested[..3], ["KTAP version 1", "# Subtest: rcvm torture", "1..5"]);
     let results: Vec<&str> = nested[3..].iter().filter(|l| !l.starts_with("# ")).copied().collect();
     assert_eq!(
         results,
@@ -105,4 +105,16 @@ fn the_files_replace_older_ones_and_leave_nothing_else() {
         .collect();
     names.sort();
     assert_eq!(names, FILES);
+}
+
+#[test]
+fn a_report_without_ranges_of_cycles_still_fails_where_it_has_to() {
+    let mut r = crashed();
+    for s in &mut r.findings {
+        s.cycles.clear();
+    }
+    assert!(ktap::render(&r).contains("not ok 2 cycle 1"));
+    r.findings.clear();
+    let (ktap, junit) = (ktap::render(&r), junit::render(&r).unwrap());
+    assert!(ktap.ends_with("not ok 1 rcvm torture\n") && junit.contains("errors=\"1\""), "{ktap}{junit}");
 }
