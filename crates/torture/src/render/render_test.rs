@@ -69,7 +69,8 @@ fn ktap_keeps_its_grammar_whatever_a_guest_says() {
             "ok 1 setup",
             "not ok 2 cycle 1:  then ",
             "not ok 3 cycle 2",
-            "ok 4 cycle 3 # SKIP the run ended before"
+            "ok 4 cycle 3 # SKIP the run ended before",
+            "not ok 5 verdict: crash"
         ]
     );
     assert!(text.ends_with("not ok 1 rcvm torture\n"), "{text}");
