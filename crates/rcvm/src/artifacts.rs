@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::Result;
+use torture::render;
+use torture::render::FILES;
 use torture::report::Core;
 use torture::report::Report;
 
@@ -46,7 +48,8 @@ impl Artifacts {
             format!("cannot create the output directory {}: choose another with --out", dir.display())
         })?;
         // What an earlier run left here must not pass for this one's.
-        for name in ["boot.log", "console.log.old", "trace.bin.old", "trace.bin", CORE, CORE_PART] {
+        let own = ["boot.log", "console.log.old", "trace.bin.old", "trace.bin", CORE, CORE_PART];
+        for name in own.into_iter().chain(FILES) {
             // A file that cannot be removed shows when it is written.
             if dir.join(name).symlink_metadata().is_ok_and(|m| m.is_file()) {
                 let _ = std::fs::remove_file(dir.join(name));
@@ -126,6 +129,11 @@ impl Artifacts {
         Ok(())
     }
 
+    /// Write what is made of the report at its end: the page, JUnit XML, KTAP.
+    pub fn pages(&self, report: &Report) -> Result<()> {
+        pages(report, &self.dir)
+    }
+
     /// Replace the report unless it was just written.
     pub fn report_soon(&mut self, report: &Report) -> Result<()> {
         match self.reported {
@@ -133,6 +141,11 @@ impl Artifacts {
             _ => self.report(report),
         }
     }
+}
+
+/// Write the page, JUnit XML and KTAP of `report` into `dir`.
+pub fn pages(report: &Report, dir: &Path) -> Result<()> {
+    render::write(report, dir).map_err(|(name, e)| anyhow::Error::new(e).context(full(&dir.join(name))))
 }
 
 /// A file that is appended to, within a bound.
@@ -229,7 +242,7 @@ mod tests {
     #[test]
     fn what_an_earlier_run_left_is_gone() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["boot.log", "trace.bin", "console.log", "mine.txt"] {
+        for name in ["boot.log", "trace.bin", "console.log", "mine.txt", "report.html", "junit.xml"] {
             std::fs::write(dir.path().join(name), "old").unwrap();
         }
         Artifacts::create(dir.path(), false, &Report::new(Setting::default())).unwrap();

@@ -35,7 +35,7 @@ pub enum Command {
     /// Load, use and tear down the driver, cycle after cycle, and check what is left behind
     #[command(
         after_help = "Exit code: 0 clean (or residue), 1 leak (or residue with --strict), 2 bad usage or a missing \
-        prerequisite, 3 crash or hang, 4 inconclusive.\n\nArtifacts in --out: report.json, console.log, boot.log (the kernel log up to the agent), trace.bin."
+        prerequisite, 3 crash or hang, 4 inconclusive.\n\nArtifacts in --out: report.json, console.log, boot.log (the kernel log up to the agent), trace.bin; at the end report.html, junit.xml, ktap.txt."
     )]
     Torture(TortureArgs),
     /// Torture with each defect of `torture --defect` in turn: the checks have to catch it, and find nothing without one
@@ -51,6 +51,13 @@ pub enum Command {
     Selftest(SelftestArgs),
     /// Decode a trace.bin: one register access a line
     Trace(TraceArgs),
+    /// Show what a run found, or make its page anew
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "Exit code of `report DIR`: that of the run, as of torture."
+    )]
+    Report(ReportArgs),
     /// Print the register reference of the model (docs/registers.md)
     Registers,
     /// Execute a job on this machine's KVM (started by rcvm itself)
@@ -293,7 +300,7 @@ pub struct TortureArgs {
     /// The endpoint's driver is one of rcvm's own whose remove has this defect
     #[arg(long, value_enum, value_name = "NAME", conflicts_with_all = ["during", "slot"])]
     pub defect: Option<DefectArg>,
-    /// Directory for report.json, console.log, boot.log, trace.bin and core.elf
+    /// Directory for report.json, report.html, junit.xml, ktap.txt, console.log, boot.log, trace.bin and core.elf
     #[arg(long, default_value = "rcvm-out", value_name = "DIR")]
     pub out: PathBuf,
     /// Do not keep the access trace
@@ -305,6 +312,26 @@ pub struct TortureArgs {
     /// Known residue is a failure too
     #[arg(long)]
     pub strict: bool,
+}
+
+/// Arguments of `rcvm report`.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArgs {
+    /// Directory of a run
+    #[arg(required = true)]
+    pub dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Option<ReportCommand>,
+}
+
+/// What to do with a report.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ReportCommand {
+    /// Write report.html, junit.xml and ktap.txt anew, from report.json: a run that was killed has none
+    Html {
+        /// Directory of a run
+        dir: PathBuf,
+    },
 }
 
 /// Arguments of `rcvm matrix`.

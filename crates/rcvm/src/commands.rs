@@ -4,6 +4,7 @@ mod defects;
 mod doctor;
 mod image;
 mod matrix;
+mod report;
 mod run;
 mod selftest;
 mod torture;
@@ -42,6 +43,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Matrix(args) => matrix::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Registers => {
             print!("{}", rc_model::reference());
             Ok(0)

@@ -123,6 +123,9 @@ pub struct CycleRecord {
     pub misbehaved: u64,
     /// Mappings that are left after it, in total.
     pub leaked: Vec<Mapping>,
+    /// IRQ descriptors of the whole guest after it.
+    #[serde(default)]
+    pub irq_descs: u64,
     /// Milliseconds per phase, in order of execution.
     pub phases_ms: Vec<(String, u64)>,
 }
@@ -388,6 +391,7 @@ impl Engine<'_> {
             released: books.ledger.released - released,
             misbehaved: books.misbehaved - misbehaved,
             leaked: books.ledger.leaked().cloned().collect(),
+            irq_descs: after.irqs.len() as u64,
             phases_ms: std::mem::take(&mut self.phases_ms),
         };
         (self.out)(Event::Cycle(record));

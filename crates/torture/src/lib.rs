@@ -15,6 +15,7 @@ pub mod engine;
 pub mod finding;
 pub mod machine;
 pub mod plan;
+pub mod render;
 pub mod report;
 pub mod splat;
 pub mod stream;

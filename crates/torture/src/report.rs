@@ -77,6 +77,19 @@ pub struct Seen {
     pub count: u64,
     /// Cycle it was last seen in.
     pub last_cycle: u32,
+    /// Cycles it was seen in, as ranges from–to, both included.
+    #[serde(default)]
+    pub cycles: Vec<(u32, u32)>,
+}
+
+impl Seen {
+    /// Whether it was seen in `cycle`. A report of an earlier rcvm knows the first and the last one only.
+    pub fn was_in(&self, cycle: u32) -> bool {
+        if self.cycles.is_empty() {
+            return cycle == self.finding.cycle || cycle == self.last_cycle;
+        }
+        self.cycles.iter().any(|&(from, to)| (from..=to).contains(&cycle))
+    }
 }
 
 /// Times of one phase over all cycles, ms.
@@ -86,6 +99,9 @@ pub struct PhaseTimes {
     pub count: u32,
     /// Median.
     pub median_ms: u64,
+    /// 95 of 100 were not longer.
+    #[serde(default)]
+    pub p95_ms: u64,
     /// Longest.
     pub max_ms: u64,
     /// Sum.
@@ -250,8 +266,17 @@ impl Report {
         if let Some(seen) = self.findings.iter_mut().find(same) {
             seen.count += 1;
             seen.last_cycle = f.cycle;
+            match seen.cycles.last_mut() {
+                Some((_, to)) if f.cycle <= to.saturating_add(1) => *to = f.cycle.max(*to),
+                _ => seen.cycles.push((f.cycle, f.cycle)),
+            }
         } else if self.findings.len() < MAX_FINDINGS {
-            self.findings.push(Seen { last_cycle: f.cycle, finding: f, count: 1 });
+            self.findings.push(Seen {
+                last_cycle: f.cycle,
+                cycles: vec![(f.cycle, f.cycle)],
+                finding: f,
+                count: 1,
+            });
         } else {
             self.findings_dropped += 1;
         }
@@ -333,6 +358,7 @@ fn times(all: &[u64]) -> PhaseTimes {
     PhaseTimes {
         count: all.len() as u32,
         median_ms: sorted.get(sorted.len() / 2).copied().unwrap_or(0),
+        p95_ms: sorted.get((sorted.len() * 95).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0),
         max_ms: sorted.last().copied().unwrap_or(0),
         total_ms: all.iter().sum(),
     }

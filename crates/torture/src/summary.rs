@@ -14,7 +14,7 @@ const SHOWN_PER_CLASS: usize = 10;
 const TRACE_SHOWN: usize = 6;
 
 /// Order of classes, worst first; known residue comes after all of them.
-const ORDER: [Class; 16] = [
+pub(crate) const ORDER: [Class; 16] = [
     Class::Crash,
     Class::Hang,
     Class::BootFailed,

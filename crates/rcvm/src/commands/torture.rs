@@ -92,7 +92,7 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     run.progress.finish();
     run.core_lost();
     run.report.finish(true);
-    let written = run.artifacts.report(&run.report);
+    let written = run.artifacts.report(&run.report).and_then(|()| run.artifacts.pages(&run.report));
     followed?;
     written?;
     run.summary(args);
@@ -309,7 +309,7 @@ impl Run {
         for line in torture::summary::lines(&self.report) {
             eprintln!("{line}");
         }
-        eprintln!("report: {}", args.out.join("report.json").display());
+        eprintln!("report: {}", args.out.join("report.html").display());
         println!("{}", self.report.last_line());
     }
 }
