@@ -1,0 +1,16 @@
+//! The IRQ domains and descriptors in an arm64 core, as JSON: `irqs CORE`.
+
+use std::fs::File;
+
+use guest_view::Core;
+use guest_view::IrqReader;
+use guest_view::Kernel;
+use guest_view::Source;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let path = std::env::args().nth(1).ok_or("usage: irqs CORE")?;
+    let kernel = Kernel::open(Core::open(File::open(path)?)?, Source::default())?;
+    let reader = IrqReader::new(&kernel)?;
+    println!("{}", serde_json::to_string_pretty(&reader.read(&kernel))?);
+    Ok(())
+}
