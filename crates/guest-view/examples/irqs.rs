@@ -1,4 +1,4 @@
-//! The IRQ domains and descriptors in an arm64 core, as JSON: `irqs CORE`.
+//! The IRQ domains and descriptors in an arm64 core, as JSON: `irqs CORE [IMAGE]`.
 
 use std::fs::File;
 
@@ -8,8 +8,10 @@ use guest_view::Kernel;
 use guest_view::Source;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let path = std::env::args().nth(1).ok_or("usage: irqs CORE")?;
-    let kernel = Kernel::open(Core::open(File::open(path)?)?, Source::default())?;
+    let path = std::env::args().nth(1).ok_or("usage: irqs CORE [IMAGE]")?;
+    let image = std::env::args().nth(2).map(std::fs::read).transpose()?;
+    let source = Source { image: image.as_deref(), ..Source::default() };
+    let kernel = Kernel::open(Core::open(File::open(path)?)?, source)?;
     let reader = IrqReader::new(&kernel)?;
     println!("{}", serde_json::to_string_pretty(&reader.read(&kernel))?);
     Ok(())

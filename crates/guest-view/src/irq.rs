@@ -19,6 +19,9 @@ const DESCS_MAX: usize = 65536;
 const REVMAP_MAX: u64 = 65536;
 const CHAIN_MAX: usize = 16;
 const ACTIONS_MAX: usize = 256;
+/// Mappings of all domains, and hierarchy levels and actions of all descriptors: structures that a guest lays over
+/// one another must not multiply the bounds above.
+const TOTAL_MAX: usize = 1 << 18;
 const NAME_MAX_BYTES: usize = 256;
 
 /// All domains and descriptors at one moment.
@@ -246,11 +249,19 @@ impl IrqReader {
         let mut view = IrqView::default();
         let list = walk::list(k, self.domain_list, DOMAINS_MAX);
         view.corruptions.extend(list.corruption);
+        let mut total = 0;
         for link in list.items {
             let va = link.wrapping_sub(self.domain.link);
             match self.domain(k, va, &mut view.corruptions) {
-                Ok(d) => view.domains.push(d),
+                Ok(d) => {
+                    total += d.revmap.len();
+                    view.domains.push(d);
+                }
                 Err(e) => view.corruptions.push(wild("irq_domain", va, &e)),
+            }
+            if total > TOTAL_MAX {
+                view.corruptions.push(Corruption::TooLong { container: "revmaps", budget: TOTAL_MAX });
+                break;
             }
         }
         let tree = match self.descs {
@@ -258,10 +269,18 @@ impl IrqReader {
             DescTree::Radix(tree) => walk::xarray(k, tree, DESCS_MAX),
         };
         view.corruptions.extend(tree.corruption);
+        total = 0;
         for (virq, va) in tree.items.into_iter().take(DESCS_MAX) {
             match self.desc(k, virq, va, &mut view.corruptions) {
-                Ok(d) => view.descs.push(d),
+                Ok(d) => {
+                    total += d.levels.len() + d.actions.len();
+                    view.descs.push(d);
+                }
                 Err(e) => view.corruptions.push(wild("irq_desc", va, &e)),
+            }
+            if total > TOTAL_MAX {
+                view.corruptions.push(Corruption::TooLong { container: "irq_descs", budget: TOTAL_MAX });
+                break;
             }
         }
         view

@@ -43,6 +43,8 @@ pub struct Symbols {
 }
 
 const TOKENS: usize = 256;
+/// Names read in all while the table is searched for: some twenty times what the largest kernels have.
+const NAMES_BUDGET: usize = 1 << 23;
 /// KSYM_NAME_LEN is 512 since 6.1; a longer name means that this is no table of names.
 const NAME_MAX_BYTES: usize = 1024;
 
@@ -147,29 +149,32 @@ impl Names {
     /// The markers end before the token table (6.1: with the seqs between); the count lies before the names. So: walk
     /// every plausible count upwards from the far side, and take the one whose names end where the markers begin.
     fn find(image: &[u8], tokens_at: usize) -> Option<Self> {
-        // The first marker is 0 and the second is the length of the first 256 names: cheap to look for.
-        let mut count_at = tokens_at.checked_sub(16)? & !7;
+        let mut budget = NAMES_BUDGET;
+        let mut count_at = tokens_at.checked_sub(16)? & !3;
         while count_at >= 8 {
             let count = le(image, count_at, 4)? as usize;
-            let padding = le(image, count_at + 4, 4) == Some(0);
-            if padding && (256..1 << 22).contains(&count) && count < tokens_at - count_at {
-                let names = Self { count_at, count, at: count_at + 8 };
-                if names.agree_with_markers(image, tokens_at) {
-                    return Some(names);
+            if (256..1 << 22).contains(&count) && count < tokens_at - count_at {
+                // Tables are aligned to 8 bytes up to 6.12 and to 4 in 7.x; a name has no length of 0.
+                for at in [count_at + 4, (count_at + 4).next_multiple_of(8)] {
+                    let names = Self { count_at, count, at };
+                    if names.agree_with_markers(image, tokens_at, &mut budget) {
+                        return Some(names);
+                    }
                 }
             }
-            count_at -= 8;
+            count_at -= 4;
         }
         None
     }
 
-    fn agree_with_markers(&self, image: &[u8], limit: usize) -> bool {
-        let check = || -> Option<bool> {
+    fn agree_with_markers(&self, image: &[u8], limit: usize, budget: &mut usize) -> bool {
+        let mut check = || -> Option<bool> {
             let (mut pos, mut markers) = (self.at, Vec::new());
             for i in 0..self.count {
                 if i % 256 == 0 {
                     markers.push((pos - self.at) as u64);
                 }
+                *budget = budget.checked_sub(1)?;
                 pos = self.name(image, pos)?.1;
                 if pos > limit {
                     return None;
@@ -226,7 +231,7 @@ fn offsets(image: &[u8], tokens: &Tokens, names: &Names, symbols: &[(char, Strin
         let base = *raw.get(text)?;
         Some(raw.into_iter().map(|o| o - base).collect())
     };
-    let after = tokens.index_end.next_multiple_of(8);
+    let after = tokens.index_end.next_multiple_of(4);
     // 7.x: each offset counts from its own place, and the Image starts at 0.
     let by_place = table(after).map(|raw| -> Vec<i64> {
         let place = |i: usize| (after + 4 * i) as i64;
@@ -237,8 +242,9 @@ fn offsets(image: &[u8], tokens: &Tokens, names: &Names, symbols: &[(char, Strin
     }
     // 6.12 has them there as well, from a base; 6.1 before the count, with the base between.
     let before = names.count_at.checked_sub(8).and_then(|base| base.checked_sub(4 * names.count));
-    let older = before.into_iter().flat_map(|at| [at, at & !7]);
-    for at in std::iter::once(after).chain(older) {
+    // Aligned to 8 bytes: one offset further would look as well ordered.
+    let older = before.map(|at| at & !7);
+    for at in std::iter::once(after.next_multiple_of(8)).chain(older) {
         let Some(raw) = table(at) else { continue };
         // CONFIG_KALLSYMS_ABSOLUTE_PERCPU: what is relative is stored as a negative number, from base - 1.
         let negative = raw.iter().filter(|&&o| (o as i32) < 0).count() * 2 > raw.len();

@@ -116,6 +116,18 @@ fn find_image(memory: &impl Memory) -> Option<u64> {
     })
 }
 
+/// Where the Image of a file runs, by its banner: older kernels (6.1) free the page with the header.
+fn locate(memory: &impl Memory, image: &[u8], symbols: &Symbols) -> Option<u64> {
+    let at = u64::try_from(symbols.offset("linux_banner")?).ok()?;
+    let banner = image.get(usize::try_from(at).ok()?..)?.get(..64)?;
+    memory.ranges().into_iter().find_map(|range| {
+        let mut seen = [0; 64];
+        let start = range.start.checked_next_multiple_of(1 << 16)?;
+        let mut places = (start..range.end).step_by(1 << 16);
+        places.find(|pa| memory.read(pa.saturating_add(at), &mut seen).is_ok() && seen == banner)
+    })
+}
+
 /// The Image as it lies in memory, up to where memory ends.
 fn image_in(memory: &impl Memory, pa: u64) -> Result<Vec<u8>, OpenError> {
     let mut head = [0; 64];
@@ -132,15 +144,20 @@ fn image_in(memory: &impl Memory, pa: u64) -> Result<Vec<u8>, OpenError> {
 impl<M: Memory> Kernel<M> {
     /// Find and parse everything once; reads afterwards only follow pointers.
     ///
+    /// Without `source.image` the Image is taken from memory. Kernels that free its first page (6.1) need the file.
     /// Where the Image lies at several places (a boot loader's copy), say which by `image_pa`.
     pub fn open(memory: M, source: Source<'_>) -> Result<Self, OpenError> {
-        let image_pa = source.image_pa.or_else(|| find_image(&memory)).ok_or(OpenError::NoImage)?;
         let found = match source.image {
             Some(_) => None,
-            None => Some(image_in(&memory, image_pa)?),
+            None => {
+                let pa = source.image_pa.or_else(|| find_image(&memory)).ok_or(OpenError::NoImage)?;
+                Some((pa, image_in(&memory, pa)?))
+            }
         };
-        let image = source.image.or(found.as_deref()).unwrap_or_default();
+        let image = source.image.or(found.as_ref().map(|(_, i)| i.as_slice())).unwrap_or_default();
         let symbols = Symbols::from_image(image)?;
+        let image_pa = source.image_pa.or(found.as_ref().map(|(pa, _)| *pa));
+        let image_pa = image_pa.or_else(|| locate(&memory, image, &symbols)).ok_or(OpenError::NoImage)?;
         let types = match source.types {
             Some(t) => t,
             None => Types::Btf(Box::new(Btf::from_image(image)?)),
@@ -175,7 +192,19 @@ impl<M: Memory> Kernel<M> {
         if !tables.is_sane() {
             return Err(OpenError::NotRunning(image_pa));
         }
-        Ok(Self { memory, symbols, types, tables, text_va, image_pa, tlb: RefCell::default() })
+        Ok(Self::from_parts(memory, symbols, types, tables, text_va, image_pa))
+    }
+
+    /// A kernel whose parts are known already.
+    pub fn from_parts(
+        memory: M,
+        symbols: Symbols,
+        types: Types,
+        tables: Tables,
+        text_va: u64,
+        image_pa: u64,
+    ) -> Self {
+        Self { memory, symbols, types, tables, text_va, image_pa, tlb: RefCell::default() }
     }
 
     /// The memory it was opened on.

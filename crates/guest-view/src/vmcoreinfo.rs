@@ -23,7 +23,7 @@ impl VmcoreInfo {
     pub fn scan(memory: &impl Memory) -> Option<Self> {
         const NAME: &[u8] = b"VMCOREINFO\0";
         for range in memory.ranges() {
-            let mut pa = range.start.next_multiple_of(4096);
+            let Some(mut pa) = range.start.checked_next_multiple_of(4096) else { continue };
             while pa < range.end {
                 let mut head = [0; 24];
                 if memory.read(pa, &mut head).is_ok() && head.get(12..23) == Some(NAME) {
