@@ -18,8 +18,7 @@ const ARTIFACTS: [(&str, &str); 10] = [
     ("boot.log", "the kernel log up to the agent"),
     ("trace.bin", "every register access: rcvm trace FILE decodes it"),
     ("trace.bin.old", "what came before it"),
-    ("core.elf", "guest memory: gdb or crash with the kernel's vmlinux"),
-    ("core.txt", "how to open it"),
+    ("core.elf", "guest memory and registers: drgn with the kernel's vmlinux (docs/cores.md)"),
 ];
 
 const HEAD: &str = r#"<!DOCTYPE html>

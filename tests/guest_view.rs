@@ -1,0 +1,72 @@
+//! The reader of guest memory against the kernels that the image builder made.
+//!
+//! Needs at least one built kernel in the cache, as the other whole-system tests do.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use guest_view::btf::Btf;
+use guest_view::Symbols;
+
+fn kernels() -> Vec<PathBuf> {
+    let cache = std::env::var_os("RCVM_CACHE").map(PathBuf::from).unwrap_or_else(|| {
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        base.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache"))
+            .join("rcvm")
+    });
+    let entries = std::fs::read_dir(&cache).unwrap_or_else(|e| panic!("{}: {e}", cache.display()));
+    let dirs = entries.map(|e| e.expect("entry").path());
+    let kernels: Vec<_> =
+        dirs.filter(|d| d.join("Image").exists() && d.join("System.map").exists()).collect();
+    assert!(!kernels.is_empty(), "no kernel in {}: run rcvm image build", cache.display());
+    kernels
+}
+
+/// Both ways: nothing that System.map does not have, and nothing missing but what the kernel's build leaves out.
+#[test]
+fn symbols_of_an_image_are_those_of_its_system_map() {
+    for dir in kernels() {
+        let map = std::fs::read_to_string(dir.join("System.map")).expect("System.map");
+        let lines: Vec<(u64, &str, &str)> = map
+            .lines()
+            .filter_map(|l| {
+                let mut words = l.splitn(3, ' ');
+                Some((u64::from_str_radix(words.next()?, 16).ok()?, words.next()?, words.next()?))
+            })
+            .collect();
+        let text = lines.iter().find(|(_, _, n)| *n == "_text").expect("_text").0;
+        let symbols =
+            Symbols::from_image(&std::fs::read(dir.join("Image")).expect("Image")).expect("symbols");
+        let found: BTreeSet<(i64, &str)> =
+            symbols.all().iter().map(|s| (s.offset, s.name.as_str())).collect();
+        let release = std::fs::read_to_string(dir.join("release")).expect("release");
+        let place = |at: u64| at.wrapping_sub(text) as i64;
+        let expected: BTreeSet<_> = lines.iter().map(|&(at, _, n)| (place(at), n)).collect();
+        let extra: Vec<_> = found.difference(&expected).take(5).collect();
+        assert!(extra.is_empty(), "{release}: not in System.map: {extra:x?}");
+        let kept = lines.iter().filter(|(_, kind, n)| !left_out(kind, n));
+        let missing: Vec<_> = kept.filter(|(at, _, n)| !found.contains(&(place(*at), n))).take(5).collect();
+        assert!(missing.is_empty(), "{release}: not in kallsyms: {missing:x?}");
+    }
+}
+
+/// What the table does not have: absolute symbols (scripts/kallsyms.c, is_ignored_symbol), and in 6.1 the tables' own
+/// names and the mapping symbols of the hypervisor's code.
+fn left_out(kind: &str, name: &str) -> bool {
+    kind == "A" || name.starts_with("kallsyms_") || name.starts_with("__kvm_nvhe_$")
+}
+
+#[test]
+fn the_types_of_an_image_have_the_irq_structures() {
+    for dir in kernels() {
+        let btf = Btf::from_image(&std::fs::read(dir.join("Image")).expect("Image")).expect("BTF");
+        let types = guest_view::Types::Btf(Box::new(btf));
+        let json = types.to_json(&["irq_desc", "irq_domain"]).expect("JSON");
+        let again = guest_view::Types::from_json(&json).expect("table");
+        for (name, path) in [("irq_desc", "irq_data.hwirq"), ("irq_domain", "revmap"), ("irq_desc", "kobj")] {
+            let member = types.offset(name, path);
+            assert!(member.is_some(), "{name}.{path}");
+            assert_eq!(member, again.offset(name, path), "{name}.{path}");
+        }
+    }
+}
