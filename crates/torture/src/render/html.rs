@@ -9,7 +9,7 @@ use crate::report::Seen;
 use crate::summary::ORDER;
 
 /// Files a run may leave, and what they are.
-const ARTIFACTS: [(&str, &str); 10] = [
+const ARTIFACTS: [(&str, &str); 9] = [
     ("report.json", "this report as data (docs/report.md)"),
     ("junit.xml", "JUnit XML"),
     ("ktap.txt", "KTAP"),
