@@ -90,7 +90,7 @@ pub fn is_stock(profile: &str) -> Result<bool, Error> {
     Ok(profile::read(&source_tree()?, profile)?.stock)
 }
 
-/// The series that `name` stands for, of the distribution's own kernels; see [`series`].
+/// The series that `name` stands for, of the distribution's own kernels; see [`series()`].
 pub fn stock_series(name: &str, refresh: bool, progress: Progress<'_>) -> Result<Series, Error> {
     match name {
         "newest" => stock::newest(&cache::Cache::locate()?, &source_tree()?, refresh, progress),

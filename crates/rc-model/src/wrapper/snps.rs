@@ -3,7 +3,7 @@
 //! The driver knows no clock, reset, supply, PHY or PERST#, and no way to start the link (spec §1.4; Linux v6.12
 //! pcie-designware-plat.c). INFERRED: what it does not control is strapped on, so the link trains by itself from power-on.
 //!
-//! And the same core as firmware hands it over to `snps,dw-pcie-ecam`, for pci-host-generic: [`ECAM`], [`firmware_regions`].
+//! And the same core as firmware hands it over to `snps,dw-pcie-ecam`, for pci-host-generic: `ECAM`, [`firmware_regions`].
 
 use super::Kind;
 use super::Wrapper;

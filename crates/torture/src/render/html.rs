@@ -1,4 +1,4 @@
-//! The page: one file, no script, nothing fetched. Markup is `&'static str` alone; all else goes through [`Page::text`].
+//! The page: one file, no script, nothing fetched. Markup is `&'static str` alone; all else goes through `Page::text`.
 
 use std::fmt::Display;
 use std::path::Path;
