@@ -43,7 +43,7 @@ impl Buffers {
 
 /// Which of a pair of queues.
 #[derive(Clone, Copy)]
-enum Side {
+pub(super) enum Side {
     Submission,
     Completion,
 }
@@ -82,7 +82,7 @@ impl Nvme {
     }
 
     /// The value of a doorbell that was written with `written`; nothing: the buffer cannot be reached.
-    fn value<E>(
+    pub(super) fn value<E>(
         &mut self,
         cx: &mut Cx<'_, E>,
         up: &mut dyn Upstream<E>,
@@ -96,26 +96,6 @@ impl Nvme {
             return None;
         }
         Some(u32::from_le_bytes(word))
-    }
-
-    pub(super) fn tail_value<E>(
-        &mut self,
-        cx: &mut Cx<'_, E>,
-        up: &mut dyn Upstream<E>,
-        id: u16,
-        written: u32,
-    ) -> Option<u32> {
-        self.value(cx, up, (Side::Submission, id), written)
-    }
-
-    pub(super) fn head_value<E>(
-        &mut self,
-        cx: &mut Cx<'_, E>,
-        up: &mut dyn Upstream<E>,
-        id: u16,
-        written: u32,
-    ) -> Option<u32> {
-        self.value(cx, up, (Side::Completion, id), written)
     }
 
     /// Ask for a doorbell when the host goes on from `at`, and look whether it has already; nothing: it has not.

@@ -52,6 +52,7 @@ use command::Entry;
 use command::Reply;
 use command::Status;
 use doorbells::Buffers;
+use doorbells::Side;
 use features::Features;
 use identify::Identity;
 use log::Log;
@@ -375,7 +376,7 @@ impl Nvme {
         if !self.is_running() {
             return;
         }
-        let Some(tail) = self.tail_value(cx, up, id, tail) else { return };
+        let Some(tail) = self.value(cx, up, (Side::Submission, id), tail) else { return };
         match self.core.queues.sq(id).map(|q| q.set_tail(tail)) {
             Some(true) => self.process(cx, up, id),
             Some(false) => self.bad_doorbell(cx, up, 1),
@@ -388,7 +389,7 @@ impl Nvme {
         let Some(was_full) = self.core.queues.cq(id).map(|q| !q.has_room()) else {
             return self.bad_doorbell(cx, up, 0);
         };
-        let Some(head) = self.head_value(cx, up, id, head) else { return };
+        let Some(head) = self.value(cx, up, (Side::Completion, id), head) else { return };
         if !self.core.queues.cq(id).is_some_and(|q| q.set_head(head)) {
             return self.bad_doorbell(cx, up, 1);
         }
