@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::finding::Class;
+use crate::render::visible;
 use crate::report::Core;
 use crate::report::Report;
 use crate::report::Seen;
@@ -33,7 +34,7 @@ pub(crate) const ORDER: [Class; 16] = [
     Class::IrqUndelivered,
 ];
 
-/// The lines between the last cycle and the verdict.
+/// The lines between the last cycle and the verdict. What the guest said is in them, so they can do nothing to a terminal.
 pub fn lines(r: &Report) -> Vec<String> {
     let mut out = Vec::new();
     for class in ORDER {
@@ -45,7 +46,7 @@ pub fn lines(r: &Report) -> Vec<String> {
     }
     residue(r, &mut out);
     out.extend(r.core.as_ref().map(core));
-    out
+    out.iter().map(|line| visible(line)).collect()
 }
 
 fn core(c: &Core) -> String {
@@ -143,6 +144,13 @@ mod tests {
         assert_eq!(l[2], "    a+0x1 < b+0x2");
         assert_eq!(l[3], "irq-leak (13):");
         assert_eq!(l.last().map(String::as_str), Some("  and 3 more in the report"));
+    }
+
+    #[test]
+    fn what_a_guest_says_does_nothing_to_the_terminal() {
+        let mut r = Report::new(Setting::default());
+        add(&mut r, Class::IrqLeak, "\u{1b}[2J", false);
+        assert_eq!(lines(&r)[1], "  cycle 2 rmmod: \\u{1b}[2J left");
     }
 
     #[test]
