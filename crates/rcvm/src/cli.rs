@@ -383,6 +383,9 @@ pub struct SelftestArgs {
     /// MSI-X vectors of the endpoint: 2048, or 128 with --msi imsi
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=2048), value_name = "N")]
     pub vectors: Option<u16>,
+    /// SoC whose root complex is emulated: sm8250 if it is not given; `rcvm run --help` names them
+    #[arg(long, value_name = "NAME")]
+    pub soc: Option<String>,
     /// Longest that a program may take, seconds of guest time
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..=86_400), value_name = "SECONDS")]
     pub timeout: u64,

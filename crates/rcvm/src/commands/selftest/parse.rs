@@ -23,11 +23,13 @@ pub enum Outcome {
     Failed,
     /// It does not apply.
     Skipped,
+    /// It failed, and had to: it asks for a vector that the endpoint does not have.
+    Absent,
 }
 
-/// A row for each line that tells a result.
-pub fn rows(output: &str) -> Vec<Row> {
-    output.lines().filter_map(|l| tap(l).or_else(|| pcitest(l))).collect()
+/// A row for each line that tells a result, of an endpoint with `vectors` MSI-X vectors.
+pub fn rows(output: &str, vectors: u16) -> Vec<Row> {
+    output.lines().filter_map(|l| tap(l).or_else(|| pcitest(l, vectors))).collect()
 }
 
 /// How many results TAP output announces.
@@ -52,10 +54,15 @@ fn tap(line: &str) -> Option<Row> {
     Some(Row { name: name.trim().into(), outcome })
 }
 
-/// `BAR0:\t\tOKAY`, `READ (   1024 bytes):\t\tNOT OKAY`, `LEGACY IRQ:\tTEST FAILED`.
-fn pcitest(line: &str) -> Option<Row> {
+/// `BAR0:\t\tOKAY`, `READ (   1024 bytes):\t\tNOT OKAY`, `LEGACY IRQ:\tTEST FAILED`. pcitest.sh tries MSI-X 1 to 2048 whatever the
+/// endpoint has: a vector beyond `vectors` that is NOT OKAY is right, and one that is OKAY is not.
+fn pcitest(line: &str, vectors: u16) -> Option<Row> {
     let (name, result) = line.split_once(":\t")?;
+    let vector = name.strip_prefix("MSI-X").and_then(|n| n.trim().parse::<u16>().ok());
+    let absent = vector.is_some_and(|v| v > vectors);
     let outcome = match result.trim() {
+        "NOT OKAY" if absent => Outcome::Absent,
+        "OKAY" if absent => Outcome::Failed,
         "OKAY" => Outcome::Passed,
         "NOT OKAY" | "FAILED" | "TEST FAILED" => Outcome::Failed,
         _ => return None,
@@ -88,12 +95,26 @@ mod tests {
             ("GET IRQ TYPE:\t\tMSI", None),
         ] {
             let expected = row.map(|(name, outcome)| Row { name: name.into(), outcome });
-            assert_eq!(rows(line).pop(), expected, "{line:?}");
+            assert_eq!(rows(line, 2048).pop(), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_vector_that_the_endpoint_does_not_have_is_absent_and_must_not_work() {
+        for (line, outcome) in [
+            ("MSI-X128:\t\tOKAY", Passed),
+            ("MSI-X128:\t\tNOT OKAY", Failed),
+            ("MSI-X129:\t\tNOT OKAY", Absent),
+            ("MSI-X129:\t\tOKAY", Failed),
+            ("MSI-X129:\t\tTEST FAILED", Failed),
+            ("MSI129:\t\tNOT OKAY", Failed),
+        ] {
+            assert_eq!(rows(line, 128).pop().unwrap().outcome, outcome, "{line:?}");
         }
     }
 
     fn counts(output: &str) -> [usize; 3] {
-        let rows = rows(output);
+        let rows = rows(output, 2048);
         [Passed, Failed, Skipped].map(|o| rows.iter().filter(|r| r.outcome == o).count())
     }
 
