@@ -303,6 +303,7 @@ pub fn initramfs_with(image: &Image, extras: &[Extra], progress: Progress<'_>) -
             }
             Extra::Lspci => {
                 lspci(&mut a, &cross::lspci(&cache, &tree, progress)?)?;
+                module_index(&mut a, &image.release);
                 name += "-lspci";
             }
         }
@@ -330,6 +331,19 @@ fn lspci(a: &mut cpio::Archive, dir: &Path) -> Result<(), Error> {
         files(a, place, &kernel::files_in(&dir.join(place))?)?;
     }
     Ok(())
+}
+
+/// An index of no modules: magic, version 2.1, no root (kmod, libkmod/libkmod-index.c).
+const NO_MODULES: [u8; 12] = [0xb0, 0x07, 0xf4, 0x57, 0, 2, 0, 1, 0, 0, 0, 0];
+
+/// What lspci asks libkmod for the modules that would fit a device. The guest's modules are loaded by their names, so there is no
+/// index of them; without any file lspci complains in the middle of its output.
+fn module_index(a: &mut cpio::Archive, release: &str) {
+    let dir = format!("lib/modules/{release}");
+    a.dir(&dir);
+    for index in ["dep", "alias", "symbols", "builtin"] {
+        a.file(&format!("{dir}/modules.{index}.bin"), 0o644, &NO_MODULES);
+    }
 }
 
 fn files(a: &mut cpio::Archive, place: &str, from: &[PathBuf]) -> Result<(), Error> {

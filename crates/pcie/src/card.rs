@@ -160,9 +160,9 @@ impl<E> Device<E> {
 }
 
 impl<E> Card<E> for Device<E> {
-    fn config_read(&mut self, cx: &mut Cx<'_, E>, _up: &mut dyn Upstream<E>, r: ConfigRequest) -> Outcome {
+    fn config_read(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, r: ConfigRequest) -> Outcome {
         match self.target(r) {
-            Some(f) => Outcome::ok(f.config_read(cx, r.off, r.w)),
+            Some(f) => Outcome::ok(f.config_read(cx, up.link_rate(), r.off, r.w)),
             None => Outcome::refused(Completion::UnsupportedRequest, r.w),
         }
     }

@@ -1,8 +1,9 @@
 //! What every endpoint function has: configuration space with the usual capabilities, BAR decoding, interrupts of three
 //! kinds, gated DMA, and the errors that it reports by itself. A function is a frame and what is behind its BARs.
 //!
-//! *Modelled*: PM (D0, D3hot), MSI (32, maskable), MSI-X with PBA, INTx, PCI Express, AER with unsupported requests.
-//! *Not modelled*: D1 and D2, FLR, 64-bit and I/O BARs.
+//! *Modelled*: PM (D0, D3hot), MSI (32, maskable), MSI-X with PBA, INTx, PCI Express with the rate of the link above, AER with
+//! unsupported requests.
+//! *Not modelled*: D1 and D2, FLR, 64-bit and I/O BARs, the Secondary PCI Express capability, equalization.
 //! *Sources*: PCI Express Base Specification §6.1.4, §6.2, §7.5.
 
 use block::Cx;
@@ -23,6 +24,7 @@ use crate::ConfigSpace;
 use crate::Message;
 use crate::Msi;
 use crate::MsixTable;
+use crate::Rate;
 use crate::Sender;
 use crate::Upstream;
 
@@ -149,9 +151,9 @@ impl Frame {
         self.bdf
     }
 
-    /// A configuration read.
-    pub fn config_read(&self, off: u16, w: Width) -> u64 {
-        let v = self.config.read(off, w);
+    /// A configuration read, over a link that runs at the rate `link`.
+    pub fn config_read(&self, link: Option<Rate>, off: u16, w: Width) -> u64 {
+        let v = self.config.read_over(EXP_AT, link, off, w);
         // STATUS.3 mirrors the INTx state, whatever INTX_DISABLE says (PCIe §7.5.1.1.4).
         let pending = u64::from(self.intx);
         match off {

@@ -12,6 +12,7 @@ use crate::Frame;
 use crate::Function;
 use crate::FunctionState;
 use crate::Outcome;
+use crate::Rate;
 use crate::Upstream;
 
 /// Something around a [`Frame`]. Apart from [`FramedFunction`], as it has no event type: so a function without a frame may have any.
@@ -51,9 +52,9 @@ pub trait FramedFunction<E>: Framed {
 }
 
 impl<E, F: FramedFunction<E>> Function<E> for F {
-    fn config_read(&mut self, _cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64 {
+    fn config_read(&mut self, _cx: &mut Cx<'_, E>, link: Option<Rate>, off: u16, w: Width) -> u64 {
         self.before_config_read(off);
-        self.frame().config_read(off, w)
+        self.frame().config_read(link, off, w)
     }
 
     fn config_write(

@@ -32,8 +32,36 @@ pub trait Upstream<E> {
     fn pme(&mut self, _cx: &mut Cx<'_, E>, _rid: Bdf) {}
     /// The link above this card fails by itself.
     fn fail_link(&mut self, _cx: &mut Cx<'_, E>, _how: LinkFailure) {}
+    /// At which rate the link above this card runs, while it is up. What has no link above it has no rate.
+    fn link_rate(&self) -> Option<Rate> {
+        None
+    }
     /// An error message to the root. It needs no bus mastering.
     fn error(&mut self, _cx: &mut Cx<'_, E>, _rid: Bdf, _error: ErrorMessage) {}
+}
+
+/// Speed (1 = 2.5 GT/s …) and width of a port or link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// Link speed, as LNKCAP.SLS.
+    pub speed: u8,
+    /// Lanes.
+    pub width: u8,
+}
+
+impl Rate {
+    /// LNKSTA: current link speed and negotiated link width (PCIe §7.5.3.8).
+    pub const LNKSTA: u16 = 0x03ff;
+
+    /// What LNKSTA shows of a link that runs at this rate.
+    pub fn lnksta(self) -> u16 {
+        (u16::from(self.speed & 0xf) | u16::from(self.width) << 4) & Rate::LNKSTA
+    }
+
+    /// The rate that LNKSTA shows.
+    pub fn of_lnksta(v: u16) -> Rate {
+        Rate { speed: (v & 0xf) as u8, width: (v >> 4 & 0x3f) as u8 }
+    }
 }
 
 /// Who sends a request.
@@ -102,8 +130,8 @@ impl FunctionState {
 
 /// One PCIe function behind a port (type 0). It captures its bus number from configuration writes.
 pub trait Function<E>: Send {
-    /// A type-0 configuration read of register `off` (0–0xfff, aligned).
-    fn config_read(&mut self, cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64;
+    /// A type-0 configuration read of register `off` (0–0xfff, aligned), over a link that runs at the rate `link`.
+    fn config_read(&mut self, cx: &mut Cx<'_, E>, link: Option<Rate>, off: u16, w: Width) -> u64;
     /// A type-0 configuration write, addressed to `bdf` (the function latches bus and device number).
     fn config_write(
         &mut self,

@@ -36,6 +36,7 @@ pub use function::Function;
 pub use function::FunctionState;
 pub use function::LinkFailure;
 pub use function::Outcome;
+pub use function::Rate;
 pub use function::Sender;
 pub use function::Upstream;
 pub use msi::Message;

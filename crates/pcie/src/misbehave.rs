@@ -29,6 +29,7 @@ use crate::FunctionState;
 use crate::LinkFailure;
 use crate::Message;
 use crate::Outcome;
+use crate::Rate;
 use crate::Sender;
 use crate::SlotEvent;
 use crate::Upstream;
@@ -389,6 +390,10 @@ impl<E> Upstream<E> for Layer<'_, E> {
 
     fn fail_link(&mut self, cx: &mut Cx<'_, E>, how: LinkFailure) {
         self.up.fail_link(cx, how);
+    }
+
+    fn link_rate(&self) -> Option<Rate> {
+        self.up.link_rate()
     }
 
     fn error(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, error: ErrorMessage) {

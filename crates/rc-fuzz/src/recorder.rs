@@ -13,6 +13,7 @@ use pcie::Completion;
 use pcie::Function;
 use pcie::FunctionState;
 use pcie::Outcome;
+use pcie::Rate;
 use pcie::Upstream;
 use rc_model::Event;
 
@@ -27,7 +28,7 @@ pub struct Recorder {
 }
 
 impl Function<Event> for Recorder {
-    fn config_read(&mut self, _: &mut Cx<'_, Event>, _: u16, _: Width) -> u64 {
+    fn config_read(&mut self, _: &mut Cx<'_, Event>, _: Option<Rate>, _: u16, _: Width) -> u64 {
         0
     }
 

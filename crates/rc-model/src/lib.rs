@@ -22,11 +22,11 @@ pub mod sample;
 pub mod soc;
 pub mod wrapper;
 
-pub use dbi::Rate;
 pub use event::Effect;
 pub use event::Event;
 pub use pcie::Bdf;
 pub use pcie::ErrorMessage;
+pub use pcie::Rate;
 pub use registry::decode;
 pub use registry::reference;
 pub use registry::register_name;

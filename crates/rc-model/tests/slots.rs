@@ -14,6 +14,7 @@ use rc_fuzz::Machine;
 use rc_model::soc;
 use rc_model::Config;
 use rc_model::Event;
+use rc_model::Rate;
 use rc_model::RootComplex;
 use rc_model::Slot;
 use rc_model::Window;
@@ -21,6 +22,7 @@ use rc_model::Window;
 const UP: Bdf = Bdf::new(1, 0, 0);
 const DOWN: Bdf = Bdf::new(2, 0, 0);
 const EP: Bdf = Bdf::new(3, 0, 0);
+const LNKSTA: u64 = 0x82;
 const SLTCTL: u64 = 0x88;
 const SLTSTA: u64 = 0x8a;
 
@@ -95,6 +97,24 @@ fn msis(m: &mut Machine) -> Vec<(Bdf, u8)> {
 
 fn event(m: &mut Machine, path: &[u8], e: SlotEvent) -> bool {
     m.with_cx(|rc, cx| rc.slot_event(cx, path, e))
+}
+
+#[test]
+fn each_end_of_a_link_shows_the_rate_that_the_other_shows() {
+    let mut m = up();
+    let rates = |m: &mut Machine| {
+        let [up, down, ep] = [UP, DOWN, EP].map(|b| get(m, b, LNKSTA, Width::B2) & 0x3ff);
+        [u64::from(m.readw(Window::Dbi, LNKSTA) & 0x3ff), up, down, ep]
+    };
+    assert_eq!(rates(&mut m), [0x13; 4]);
+    m.with_cx(|rc, cx| rc.change_rate(cx, Rate { speed: 1, width: 1 }));
+    m.sleep(MS);
+    assert_eq!(rates(&mut m), [0x11, 0x11, 0x13, 0x13], "the link of the root port only");
+    m.with_cx(|rc, cx| rc.change_rate(cx, Rate { speed: 2, width: 1 }));
+    m.with_cx(|rc, cx| rc.surprise_down(cx));
+    m.sleep(1000 * MS);
+    assert_eq!(m.readw(Window::Dbi, LNKSTA) & 0x3ff, 0x12);
+    assert_eq!(get(&mut m, UP, LNKSTA, Width::B2) & 0x3ff, 0x12, "after it was lost");
 }
 
 #[test]

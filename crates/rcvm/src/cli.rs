@@ -32,6 +32,11 @@ pub enum Command {
     Image(ImageCommand),
     /// Boot a guest, load the driver once and show what it found (or give a shell)
     Run(RunArgs),
+    /// Boot a guest, load the drivers once and print what lspci says there
+    #[command(
+        after_help = "Exit code: 0 lspci ran, 1 lspci failed, 2 bad usage or a missing prerequisite, 3 crash or hang."
+    )]
+    Lspci(LspciArgs),
     /// Load, use and tear down the driver, cycle after cycle, and check what is left behind
     #[command(
         after_help = "Exit code: 0 clean (or residue), 1 leak (or residue with --strict), 2 bad usage or a missing \
@@ -272,6 +277,16 @@ pub struct RunArgs {
     /// Interactive shell on the guest's console (uses the distribution's busybox)
     #[arg(long)]
     pub shell: bool,
+}
+
+/// Arguments of `rcvm lspci`.
+#[derive(Clone, Debug, Args)]
+pub struct LspciArgs {
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Arguments of lspci, after `--`: -vvv if there are none
+    #[arg(last = true, value_name = "ARGS")]
+    pub lspci: Vec<String>,
 }
 
 /// Arguments of `rcvm torture`.

@@ -3,6 +3,7 @@
 mod defects;
 mod doctor;
 mod image;
+mod lspci;
 mod matrix;
 mod report;
 mod run;
@@ -38,6 +39,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Doctor => doctor::run(),
         Command::Image(c) => image::run(c),
         Command::Run(args) => run::run(&args),
+        Command::Lspci(args) => lspci::run(&args),
         Command::Torture(args) => torture::run(&args),
         Command::Defects(args) => defects::run(&args),
         Command::Matrix(args) => matrix::run(&args),

@@ -78,19 +78,21 @@ pub enum Task {
     Torture(Plan),
     /// Load the driver once and say what there is, within the plan's timeouts.
     Show(Plan),
-    /// Load the driver once and run one of the kernel's own test programs.
-    Selftest(Selftest),
+    /// Load the driver and those of the cards once, and run a program of the image.
+    Tool(Tool),
     /// Connect the console until the guest powers off.
     Shell,
 }
 
-/// A test program and what it needs.
+/// A program of the image and what it needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Selftest {
+pub struct Tool {
     /// Target and timeouts.
     pub plan: Plan,
     /// Path in the guest.
     pub program: String,
+    /// Its arguments.
+    pub args: Vec<String>,
     /// Longest that it may take, ms of guest time.
     pub timeout_ms: u64,
 }
@@ -112,7 +114,7 @@ pub enum Message {
     },
     /// The release of the kernel that runs.
     Release(String),
-    /// What a test program said.
+    /// What the program of the task said.
     Tool(ToolOutput),
     /// The guest ended or hung in the middle of the task: why.
     Crashed(String),

@@ -89,8 +89,8 @@ mod guest {
 
     use super::*;
     use crate::job::Core;
-    use crate::job::Selftest;
     use crate::job::Task;
+    use crate::job::Tool;
 
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
     /// proves nothing.
@@ -122,7 +122,7 @@ mod guest {
         match &job.task {
             Task::Torture(plan) => link.torture(plan),
             Task::Show(plan) => link.show(plan),
-            Task::Selftest(test) => link.selftest(test),
+            Task::Tool(tool) => link.tool(tool),
             Task::Shell => link.shell(from),
         }
     }
@@ -240,18 +240,7 @@ mod guest {
             let boot_ms = self.now_ms();
             self.say(format!("agent ready after {boot_ms} ms: Linux {} ({})", hello.release, hello.version));
             let timeout = Duration::from_millis(plan.op_timeout_ms);
-            if plan.endpoint {
-                if let Value::Endpoint(ep) = self.load(plan)? {
-                    for (address, id, driver) in ep.devices {
-                        self.say(format!(
-                            "{address} [{id}] {}",
-                            if driver.is_empty() { "no driver" } else { &driver }
-                        ));
-                    }
-                }
-            } else {
-                self.load_cards(plan)?;
-            }
+            self.load(plan)?;
             if let Value::Irqs(s) = self.call(Op::SnapshotIrqs { details: true }, timeout)? {
                 for (virq, d) in &s.irqs {
                     let hwirq = d.hwirq.map_or(String::new(), |h| format!("{h:#x}"));
@@ -265,21 +254,21 @@ mod guest {
             Ok(())
         }
 
-        fn selftest(mut self, test: &Selftest) -> Result<()> {
-            let hello = match self.hello(&test.plan) {
+        fn tool(mut self, tool: &Tool) -> Result<()> {
+            let hello = match self.hello(&tool.plan) {
                 Ok(h) => h,
-                Err(e) => return self.never_reported(&test.plan, &e),
+                Err(e) => return self.never_reported(&tool.plan, &e),
             };
             self.deaf |= self.out.message(&Message::Release(hello.release)).is_err();
             let run = Op::RunTool {
-                program: test.program.clone(),
-                args: Vec::new(),
+                program: tool.program.clone(),
+                args: tool.args.clone(),
                 env: Vec::new(),
-                timeout_ms: test.timeout_ms,
+                timeout_ms: tool.timeout_ms,
             };
             // The agent ends the program when its time is over; silence after that is the guest's.
-            let wait = Duration::from_millis(test.timeout_ms.saturating_add(test.plan.op_timeout_ms));
-            let told = match self.load(&test.plan).and_then(|_| self.call(run, wait)) {
+            let wait = Duration::from_millis(tool.timeout_ms.saturating_add(tool.plan.op_timeout_ms));
+            let told = match self.load(&tool.plan).and_then(|_| self.call(run, wait)) {
                 Ok(Value::Tool(output)) => Message::Tool(output),
                 Ok(other) => Message::Failed(format!("the agent answered {other:?}")),
                 Err(e @ (CallError::Hang { .. } | CallError::Ended { .. })) => {
@@ -292,27 +281,12 @@ mod guest {
             Ok(())
         }
 
-        /// Load both drivers and wait for the endpoint.
-        fn load(&mut self, plan: &Plan) -> Result<Value, CallError> {
-            let timeout = Duration::from_millis(plan.op_timeout_ms);
-            for module in ["pci_endpoint_test", &plan.target.module] {
-                self.call(Op::Insmod { module: module.into(), params: String::new() }, timeout)?;
-                self.say(format!("insmod {module}"));
-            }
-            let wait = Op::WaitEndpoint {
-                vendor: 0x104c,
-                device: 0xb500,
-                driver: "pci-endpoint-test".into(),
-                timeout_ms: plan.enumerate_timeout_ms,
-            };
-            self.call(wait, timeout)
-        }
-
-        /// The same without an endpoint-test function: wait for the port and for each card.
-        fn load_cards(&mut self, plan: &Plan) -> Result<(), CallError> {
+        /// Load the drivers of all cards and that of the host bridge; wait for the port, and for each card to be bound.
+        fn load(&mut self, plan: &Plan) -> Result<(), CallError> {
             let timeout = Duration::from_millis(plan.op_timeout_ms);
             let mut modules: Vec<&str> =
                 plan.consumers.iter().flat_map(|c| c.kind.modules()).copied().collect();
+            modules.extend(plan.endpoint.then_some("pci_endpoint_test"));
             modules.push(&plan.target.module);
             let mut loaded = BTreeSet::new();
             for module in modules.into_iter().filter(|m| loaded.insert(*m)) {
@@ -320,6 +294,20 @@ mod guest {
                 self.say(format!("insmod {module}"));
             }
             self.call(plan.wait_port(), timeout)?;
+            if plan.endpoint {
+                let wait = Op::WaitEndpoint {
+                    vendor: 0x104c,
+                    device: 0xb500,
+                    driver: "pci-endpoint-test".into(),
+                    timeout_ms: plan.enumerate_timeout_ms,
+                };
+                if let Value::Endpoint(ep) = self.call(wait, timeout)? {
+                    for (address, id, driver) in ep.devices {
+                        let driver = if driver.is_empty() { "no driver" } else { &driver };
+                        self.say(format!("{address} [{id}] {driver}"));
+                    }
+                }
+            }
             let cards = plan.consumers.iter().map(torture::Consumer::at).collect();
             let wait = Op::WaitCards { cards, timeout_ms: plan.enumerate_timeout_ms };
             if let Value::Cards(found) = self.call(wait, timeout)? {

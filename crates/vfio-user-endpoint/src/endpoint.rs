@@ -17,6 +17,7 @@ use pcie::FunctionState;
 use pcie::LinkFailure;
 use pcie::Message;
 use pcie::Outcome;
+use pcie::Rate;
 use pcie::Sender;
 use pcie::Upstream;
 use thiserror::Error;
@@ -449,7 +450,7 @@ impl VfioUser {
 }
 
 impl<E> Function<E> for VfioUser {
-    fn config_read(&mut self, _cx: &mut Cx<'_, E>, off: u16, w: Width) -> u64 {
+    fn config_read(&mut self, _cx: &mut Cx<'_, E>, _link: Option<Rate>, off: u16, w: Width) -> u64 {
         let theirs = self.with_server(|s| {
             if u64::from(off) + w.bytes() > s.config_bytes {
                 return Ok(Some(0));

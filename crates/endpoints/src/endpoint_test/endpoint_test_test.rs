@@ -70,7 +70,7 @@ impl Bench {
     }
 
     fn cfg_read(&mut self, off: u16, w: Width) -> u64 {
-        self.with(|f, cx, _| f.config_read(cx, off, w))
+        self.with(|f, cx, _| f.config_read(cx, None, off, w))
     }
 
     fn writel(&mut self, off: u32, v: u32) -> Completion {

@@ -183,7 +183,7 @@ impl Bench {
     }
 
     pub fn cfg_read(&mut self, off: u16, w: Width) -> u64 {
-        self.with(|f, cx, _| Function::<()>::config_read(f, cx, off, w))
+        self.with(|f, cx, _| Function::<()>::config_read(f, cx, None, off, w))
     }
 
     pub fn write(&mut self, off: u32, w: Width, v: u64) -> Completion {

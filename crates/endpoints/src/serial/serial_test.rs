@@ -67,7 +67,7 @@ impl Bench {
     }
 
     fn cfg_read(&mut self, off: u16, w: Width) -> u64 {
-        self.with(|f, cx| f.config_read(cx, off, w))
+        self.with(|f, cx| f.config_read(cx, None, off, w))
     }
 
     fn inb(&mut self, off: u32) -> u8 {

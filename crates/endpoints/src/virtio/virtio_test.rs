@@ -177,7 +177,7 @@ impl<D: VirtioDevice> Bench<D> {
     }
 
     fn cfg_read(&mut self, off: u16, w: Width) -> u64 {
-        self.with(|f, cx, _| f.config_read(cx, off, w))
+        self.with(|f, cx, _| f.config_read(cx, None, off, w))
     }
 
     fn write(&mut self, at: u32, w: Width, v: u64) {

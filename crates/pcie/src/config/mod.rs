@@ -18,6 +18,8 @@ use block::Words;
 use regs::hdr;
 use regs::id;
 
+use crate::Rate;
+
 /// Bytes of extended configuration space.
 pub const CONFIG_BYTES: u32 = 0x1000;
 
@@ -196,6 +198,15 @@ impl ConfigSpace {
     /// The 32-bit word that contains byte `off`.
     pub fn word(&self, off: u32) -> u32 {
         self.regs.word(off)
+    }
+
+    /// A read, over a link that runs at the rate `link`, of a function whose PCI Express capability is at `exp_at`: LNKSTA of the
+    /// lower end of a link shows what its upper end does (PCIe §7.5.3.8).
+    pub fn read_over(&self, exp_at: u32, link: Option<Rate>, off: u16, w: Width) -> u64 {
+        let v = self.read(off, w);
+        let Some(rate) = link.filter(|_| u32::from(off & !3) == exp_at + regs::exp::LNKCTL) else { return v };
+        let shown = u64::from(rate.lnksta()) << 16 >> (u32::from(off & 3) * 8);
+        v | shown & w.ones()
     }
 
     /// The 16-bit register at even `off`.

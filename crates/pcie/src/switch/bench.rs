@@ -137,6 +137,8 @@ pub struct Root {
     pub requests: Vec<Request>,
     pub errors: Vec<(Bdf, ErrorMessage)>,
     pub pmes: Vec<Bdf>,
+    /// The link between root and switch.
+    pub rate: Option<Rate>,
 }
 
 impl Root {
@@ -160,6 +162,9 @@ impl Upstream<()> for Root {
     }
     fn pme(&mut self, _: &mut Cx<'_, ()>, rid: Bdf) {
         self.pmes.push(rid);
+    }
+    fn link_rate(&self) -> Option<Rate> {
+        self.rate
     }
     fn error(&mut self, _: &mut Cx<'_, ()>, rid: Bdf, error: ErrorMessage) {
         self.errors.push((rid, error));
@@ -188,7 +193,7 @@ impl Bench {
     pub fn new(spec: SwitchSpec<()>) -> Bench {
         Bench {
             card: Switch::new(spec),
-            root: Root::default(),
+            root: Root { rate: Some(Rate { speed: 3, width: 1 }), ..Root::default() },
             now: SimTime::ZERO,
             mem: VecMem::new(0, 0),
             events: Vec::new(),

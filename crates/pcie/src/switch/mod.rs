@@ -31,6 +31,7 @@ use crate::ConfigRequest;
 use crate::ErrorMessage;
 use crate::LinkFailure;
 use crate::Outcome;
+use crate::Rate;
 use crate::SlotEvent;
 use crate::Upstream;
 use port::Bridge;
@@ -149,6 +150,10 @@ impl<E> Upstream<E> for Below<'_, '_, E> {
 
     fn fail_link(&mut self, _: &mut Cx<'_, E>, how: LinkFailure) {
         self.port.fail(how);
+    }
+
+    fn link_rate(&self) -> Option<Rate> {
+        self.port.link_rate()
     }
 
     fn error(&mut self, cx: &mut Cx<'_, E>, rid: Bdf, error: ErrorMessage) {
@@ -338,8 +343,8 @@ impl<E> Switch<E> {
 impl<E> Card<E> for Switch<E> {
     fn config_read(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>, r: ConfigRequest) -> Outcome {
         match self.target(r) {
-            Target::Upstream => Outcome::ok(self.upstream.read(r.off, r.w)),
-            Target::Port(n) => Outcome::ok(self.slots[n].port.bridge().read(r.off, r.w)),
+            Target::Upstream => Outcome::ok(self.upstream.read(up.link_rate(), r.off, r.w)),
+            Target::Port(n) => Outcome::ok(self.slots[n].port.bridge().read(None, r.off, r.w)),
             Target::Below(n, type1) => {
                 let Some((slot, mut bus)) = self.slot(up, n) else {
                     return Outcome::refused(Completion::UnsupportedRequest, r.w);

@@ -23,6 +23,7 @@ use crate::FunctionState;
 use crate::LinkFailure;
 use crate::Message;
 use crate::Msi;
+use crate::Rate;
 
 /// Vendor ID: Texas Instruments.
 pub const VENDOR: u16 = 0x104c;
@@ -60,10 +61,8 @@ const UPSTREAM_LNKCAP: u32 = 0x0040_0813;
 /// The same with DLLLARC and LBNC; the port number is its own. SDERC is clear: where cards may go without notice, a link that goes
 /// down is no error (PCIe §3.2.1).
 const DOWNSTREAM_LNKCAP: u32 = 0x0070_0813;
-/// LNKSTA: speed and width.
-const LNKSTA_RATE: u16 = 0x03ff;
-/// LNKSTA of a link that runs at 8 GT/s, x1.
-const RATE: u16 = 0x0013;
+/// The most that a link below can do: 8 GT/s, x1.
+const RATE: Rate = Rate { speed: 3, width: 1 };
 /// STATUS and SECONDARY_STATUS: an error message that is not ERR_COR was sent, or came.
 const SYSTEM_ERROR: u16 = 1 << 14;
 /// Time in Recovery for a retrain. INFERRED, as for the root port's link: short enough for Linux, long enough to be seen.
@@ -91,9 +90,7 @@ struct BridgeState {
 impl Bridge {
     /// An upstream port out of power-on reset. It has no interrupts: nothing in it raises one.
     pub fn upstream() -> Bridge {
-        let mut bridge = Bridge::new(UPSTREAM_DEVICE, 5, UPSTREAM_LNKCAP, 0);
-        bridge.show_rate();
-        bridge
+        Bridge::new(UPSTREAM_DEVICE, 5, UPSTREAM_LNKCAP, 0)
     }
 
     fn new(device: u16, port_type: u8, lnkcap: u32, pin: u8) -> Bridge {
@@ -106,14 +103,10 @@ impl Bridge {
         Bridge { config, bdf: Bdf::default() }
     }
 
-    /// The upstream port answers over a link that is up.
-    fn show_rate(&mut self) {
-        self.config.update_half(LNKSTA, LNKSTA_RATE, RATE);
-    }
-
-    /// A configuration read.
-    pub fn read(&self, off: u16, w: Width) -> u64 {
-        self.config.read(off, w)
+    /// A configuration read; an upstream port is read over a link that runs at the rate `above`. LNKSTA of a downstream port is
+    /// that of the link below it, and in its registers.
+    pub fn read(&self, above: Option<Rate>, off: u16, w: Width) -> u64 {
+        self.config.read_over(EXP_AT, above, off, w)
     }
 
     /// A configuration write, addressed to `bdf`.
@@ -188,15 +181,10 @@ impl Bridge {
         errors::unsupported(&mut self.config, EXP_AT, AER_AT, posted)
     }
 
-    fn reset_registers(&mut self, kind: ResetKind) {
+    /// A reset of the port.
+    pub fn reset(&mut self, kind: ResetKind) {
         self.config.reset(kind);
         self.bdf = Bdf::default();
-    }
-
-    /// A reset of the upstream port.
-    pub fn reset(&mut self, kind: ResetKind) {
-        self.reset_registers(kind);
-        self.show_rate();
     }
 
     fn state(&self) -> BridgeState {
@@ -355,6 +343,11 @@ impl Downstream {
         matches!(self.link, Link::Up | Link::Recovery { .. })
     }
 
+    /// At which rate the link runs, while it is up.
+    pub fn link_rate(&self) -> Option<Rate> {
+        self.link_up().then(|| Rate::of_lnksta(self.half(LNKSTA)))
+    }
+
     /// Whether the card has power.
     pub fn powered(&self) -> bool {
         self.powered
@@ -479,13 +472,14 @@ impl Downstream {
         self.link = link;
         let mut shown = 0;
         if self.link_up() {
-            let target = self.half(EXP_AT + exp::LNKCTL2) & 0xf;
-            shown |= exp::LNKSTA_DLLLA | RATE & !0xf | (RATE & 0xf).min(target.max(1));
+            let target = (self.half(EXP_AT + exp::LNKCTL2) & 0xf) as u8;
+            let rate = Rate { speed: RATE.speed.min(target.max(1)), ..RATE };
+            shown |= exp::LNKSTA_DLLLA | rate.lnksta();
         }
         if self.next_deadline().is_some() {
             shown |= exp::LNKSTA_LT;
         }
-        let mask = LNKSTA_RATE | exp::LNKSTA_DLLLA | exp::LNKSTA_LT;
+        let mask = Rate::LNKSTA | exp::LNKSTA_DLLLA | exp::LNKSTA_LT;
         self.bridge.config.update_half(LNKSTA, mask, shown);
         if was_up != self.link_up() {
             self.latch(SLTSTA, exp::SLTSTA_DLLSC);
@@ -557,7 +551,7 @@ impl Downstream {
 
     /// A reset of the switch. What reaches the card.
     pub fn reset(&mut self, now: SimTime, kind: ResetKind, held: bool) -> ResetKind {
-        self.bridge.reset_registers(kind);
+        self.bridge.reset(kind);
         self.link = Link::Down;
         self.told = Told::default();
         self.show_presence();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use block::Width::B1;
 use block::Width::B2;
 use block::Width::B4;
 use proptest::prelude::*;
@@ -247,6 +248,32 @@ fn a_slot_reset_is_not_seen_as_a_removal() {
     assert_eq!(b.sent(), [], "no message");
     b.command(p, PDC | DLLSCE, PDC | DLLSCE);
     assert_eq!((b.isr(p), taken(&resets)), ((1, CC), vec![ResetKind::HotReset]));
+}
+
+#[test]
+fn both_ends_of_each_link_show_the_same_rate() {
+    let (mut b, _) = two(|_| {});
+    let (p, card) = (port(0), Bdf::new(3, 0, 0));
+    for above in [None, Some(Rate { speed: 2, width: 1 }), Some(Rate { speed: 4, width: 16 })] {
+        b.root.rate = above;
+        assert_eq!(b.get(UP, LNKSTA), above.map_or(0, Rate::lnksta), "what the port above says");
+        assert_eq!((b.get(p, LNKSTA), b.get(card, LNKSTA)), (DLLLA | 0x13, 0x13), "another link");
+    }
+    // In every width, and beside LNKCTL.
+    b.put(card, LNKCTL, 0x0040);
+    assert_eq!(b.config_read(card, LNKCTL, B4).data, 0x0013_0040);
+    assert_eq!((b.config_read(card, LNKSTA, B1).data, b.config_read(card, LNKSTA + 1, B1).data), (0x13, 0));
+    b.put(p, 0xa0, 1);
+    b.put(p, LNKCTL, 1 << 5);
+    b.sleep(MS);
+    assert_eq!((b.get(p, LNKSTA) & 0x3ff, b.get(card, LNKSTA)), (0x11, 0x11), "after a retrain");
+    b.put(p, 0xa0, 2);
+    b.event(&[0], SlotEvent::Pull);
+    assert_eq!(b.get(p, LNKSTA) & 0x3ff, 0);
+    b.event(&[0], SlotEvent::Insert);
+    b.sleep(S);
+    b.put(card, LNKCTL, 0);
+    assert_eq!((b.get(p, LNKSTA) & 0x3ff, b.get(card, LNKSTA)), (0x12, 0x12), "a card that came back");
 }
 
 #[test]
@@ -580,10 +607,10 @@ proptest! {
             prop_assert_eq!(ours, act(&mut again, op), "{:?}", op);
             prop_assert_eq!(items(&b), items(&again), "{:?}", op);
             for slot in &b.card.slots {
-                let ctl = slot.port.bridge().read(SLTCTL, B2) as u16;
+                let ctl = slot.port.bridge().read(None, SLTCTL, B2) as u16;
                 let held = b.card.upstream.secondary_bus_reset() || slot.port.bridge().secondary_bus_reset();
-                let lnk = slot.port.bridge().read(LNKCTL, B2) as u16;
-                let sta = slot.port.bridge().read(SLTSTA, B2) as u16;
+                let lnk = slot.port.bridge().read(None, LNKCTL, B2) as u16;
+                let sta = slot.port.bridge().read(None, SLTSTA, B2) as u16;
                 let may = sta & PDS != 0 && ctl & PCC == 0 && lnk & 1 << 4 == 0 && !held;
                 prop_assert!(may || !slot.port.link_up(), "{:?}", op);
                 prop_assert!(!may || slot.port.link_up() || slot.port.next_deadline().is_some(), "{:?}", op);

@@ -28,6 +28,7 @@ use pcie::config::ConfigSpace;
 use pcie::config::Ids;
 use pcie::Bdf;
 use pcie::ErrorMessage;
+use pcie::Rate;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -54,8 +55,6 @@ const COUNTER_CTRL: u32 = regs::RAS_DES + ras_des::regs::COUNTER_CTRL;
 const TIME_CTRL: u32 = regs::RAS_DES + ras_des::regs::TIME_CTRL;
 const MSI_FLAGS: u32 = regs::MSI + 2;
 
-/// LNKSTA: current link speed and negotiated link width.
-const LNKSTA_SPEED_WIDTH: u16 = 0x03ff;
 const RTSTA_PME: u32 = 1 << 16;
 const RTSTA_PENDING: u32 = 1 << 17;
 /// LNKCAP: surprise down errors are reported.
@@ -78,15 +77,6 @@ pub struct LinkView {
     pub up: bool,
     /// In training.
     pub training: bool,
-}
-
-/// Speed (1 = 2.5 GT/s …) and width of a port or link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rate {
-    /// Link speed, as LNKCAP.SLS.
-    pub speed: u8,
-    /// Lanes.
-    pub width: u8,
 }
 
 /// The block's state.
@@ -462,10 +452,10 @@ impl Dbi {
         let mut v = if link.training { exp::LNKSTA_LT } else { 0 };
         if link.up {
             let rate = self.negotiate(partner);
-            v |= exp::LNKSTA_DLLLA | u16::from(rate.speed) | u16::from(rate.width) << 4;
+            v |= exp::LNKSTA_DLLLA | rate.lnksta();
         }
-        let mask = LNKSTA_SPEED_WIDTH | exp::LNKSTA_LT | exp::LNKSTA_DLLLA;
-        let rate_was = self.config.half(LNKSTA) & LNKSTA_SPEED_WIDTH;
+        let mask = Rate::LNKSTA | exp::LNKSTA_LT | exp::LNKSTA_DLLLA;
+        let rate_was = self.config.half(LNKSTA) & Rate::LNKSTA;
         self.config.update_half(LNKSTA, mask, v);
         if was_up && link.up {
             let changed = rate_was ^ v;
@@ -520,6 +510,11 @@ impl Dbi {
     /// Whether the link is held disabled: by LNKCTL.LD or by DPC.
     pub fn link_disabled(&self) -> bool {
         self.lnkctl() & exp::LNKCTL_LD != 0 || self.contained()
+    }
+
+    /// The rate that LNKSTA shows.
+    pub fn rate(&self) -> Rate {
+        Rate::of_lnksta(self.config.half(LNKSTA))
     }
 
     /// BRIDGE_CONTROL.SBR.

@@ -7,6 +7,7 @@ use block::SimTime;
 use block::Width;
 use msi_ctrl::MsiCtrl;
 use pcie::LinkFailure;
+use pcie::Rate;
 
 use super::observer::Kind;
 use super::observer::Observer;
@@ -15,7 +16,6 @@ use super::Slot;
 use crate::dbi::ras_des::Count;
 use crate::dbi::Dbi;
 use crate::dbi::LinkView;
-use crate::dbi::Rate;
 use crate::elbi::Elbi;
 use crate::event::Effect;
 use crate::event::Event;

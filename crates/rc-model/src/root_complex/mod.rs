@@ -30,9 +30,9 @@ use pcie::Completion;
 use pcie::ConfigRequest;
 use pcie::LinkFailure;
 use pcie::Outcome;
+use pcie::Rate;
 
 use crate::dbi::ras_des::Count;
-use crate::dbi::Rate;
 use crate::event::Effect;
 use crate::event::Event;
 use crate::iatu::Outbound;

@@ -10,12 +10,12 @@ use block::Cx;
 use block::ResetKind;
 use pcie::Bdf;
 use pcie::ErrorMessage;
+use pcie::Rate;
 use pcie::SlotEvent;
 use serde::Deserialize;
 use serde::Serialize;
 
 use super::RootComplex;
-use crate::dbi::Rate;
 use crate::event::Event;
 
 /// What is in the slot.

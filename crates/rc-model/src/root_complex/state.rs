@@ -7,6 +7,7 @@
 use block::StateError;
 use block::Words;
 use pcie::CardState;
+use pcie::Rate;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -16,7 +17,6 @@ use super::Config;
 use super::RootComplex;
 use super::Slot;
 use crate::dbi;
-use crate::dbi::Rate;
 use crate::gpio;
 use crate::iatu;
 use crate::link;

@@ -9,6 +9,7 @@ use pcie::Bdf;
 use pcie::Completion;
 use pcie::ErrorMessage;
 use pcie::LinkFailure;
+use pcie::Rate;
 use pcie::Upstream;
 
 use super::controller::Controller;
@@ -181,6 +182,10 @@ impl Upstream<Event> for Controller {
 
     fn fail_link(&mut self, _cx: &mut Cx<'_, Event>, how: LinkFailure) {
         self.failure = Some(how);
+    }
+
+    fn link_rate(&self) -> Option<Rate> {
+        self.link.up().then(|| self.dbi.rate())
     }
 
     fn error(&mut self, _cx: &mut Cx<'_, Event>, rid: Bdf, error: ErrorMessage) {

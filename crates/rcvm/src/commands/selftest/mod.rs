@@ -32,8 +32,8 @@ use crate::front::Worker;
 use crate::job::Core;
 use crate::job::Job;
 use crate::job::Message;
-use crate::job::Selftest;
 use crate::job::Task;
+use crate::job::Tool;
 use parse::Outcome;
 use parse::Row;
 
@@ -109,7 +109,7 @@ fn one(args: &SelftestArgs, series: &str, vectors: u16) -> Result<Done> {
         board: files.board.clone(),
         trace: false,
         core: Core::Never,
-        task: Task::Selftest(Selftest { plan, program: format!("/bin/{program}"), timeout_ms }),
+        task: Task::Tool(Tool { plan, program: format!("/bin/{program}"), args: Vec::new(), timeout_ms }),
     };
     let place = front::decide(g.mode)?;
     eprintln!("{} guest: {program} on {}", place.name(), files.kernel.display());
