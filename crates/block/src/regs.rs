@@ -102,8 +102,10 @@ pub struct Reg {
     pub w1c: u32,
     /// Bits that become writable while DBI_RO_WR_EN is set (DesignWare configuration space only).
     pub ro_wr: u32,
-    /// What survives which reset.
+    /// Which resets its `sticky` bits survive.
     pub survives: Survives,
+    /// The bits that survive these; the others take their reset values.
+    pub sticky: u32,
     /// What a read or write does beyond the masks; empty where nothing.
     pub side_effect: &'static str,
     /// Where the fact comes from (spec section; kernel file and version).
@@ -124,6 +126,7 @@ impl Reg {
             w1c: 0,
             ro_wr: 0,
             survives: Survives::NONE,
+            sticky: 0,
             side_effect: "",
             src,
             fields: &[],
@@ -158,11 +161,27 @@ impl Reg {
         self
     }
 
-    /// The same register, surviving some resets.
+    /// The same register, all of its bits surviving some resets.
     #[must_use]
-    pub const fn survives(mut self, s: Survives) -> Reg {
+    pub const fn survives(self, s: Survives) -> Reg {
+        self.bits_survive(u32::MAX, s)
+    }
+
+    /// The same register, the bits of `mask` surviving some resets.
+    #[must_use]
+    pub const fn bits_survive(mut self, mask: u32, s: Survives) -> Reg {
         self.survives = s;
+        self.sticky = mask;
         self
+    }
+
+    /// Bits that keep their values through `kind`.
+    pub const fn kept(&self, kind: ResetKind) -> u32 {
+        if self.survives.keeps(kind) {
+            self.sticky & self.width.ones() as u32
+        } else {
+            0
+        }
     }
 
     /// The same register with named parts.
@@ -192,13 +211,24 @@ impl Reg {
     }
 }
 
+/// Kinds of reset, each at its number.
+const KINDS: [ResetKind; 6] = [
+    ResetKind::PowerOn,
+    ResetKind::Core,
+    ResetKind::Perst,
+    ResetKind::HotReset,
+    ResetKind::LinkDown,
+    ResetKind::D3HotToD0,
+];
+
 #[derive(Clone, Copy, Default)]
 struct Cell {
     reset: u32,
     rw: u32,
     w1c: u32,
     ro_wr: u32,
-    survives: Survives,
+    /// Bits that a reset of each kind leaves as they are, by [`ResetKind`].
+    kept: [u32; KINDS.len()],
     /// Bits that some row describes; the rest follow the file's rule for unlisted registers.
     listed: u32,
 }
@@ -255,7 +285,9 @@ impl RegFile {
             c.rw = put(c.rw, r.rw);
             c.w1c = put(c.w1c, r.w1c);
             c.ro_wr = put(c.ro_wr, r.ro_wr);
-            c.survives = r.survives;
+            for (kept, kind) in c.kept.iter_mut().zip(KINDS) {
+                *kept = put(*kept, r.kept(kind));
+            }
             c.listed |= lane;
             self.words[i] = (self.words[i] & !lane) | (c.reset & lane);
         }
@@ -332,12 +364,11 @@ impl RegFile {
         *w = ((*w & !rw) | (v & rw)) & !cleared;
     }
 
-    /// Apply a reset: every word that does not survive `kind` takes its reset value.
+    /// Apply a reset: bits that do not survive `kind`, as those of no row, take their reset values.
     pub fn reset(&mut self, kind: ResetKind) {
         for (c, w) in self.cells.iter().zip(&mut self.words) {
-            if !c.survives.keeps(kind) {
-                *w = c.reset;
-            }
+            let kept = c.kept.get(kind as usize).copied().unwrap_or(0);
+            *w = *w & kept | c.reset & !kept;
         }
     }
 
@@ -416,6 +447,32 @@ mod tests {
         assert_eq!((f.word(0), f.word(4)), (1, 0));
         f.reset(ResetKind::Core);
         assert_eq!(f.word(4), 0xf0);
+    }
+
+    #[test]
+    fn kinds_are_at_their_numbers_and_bits_of_a_row_survive_alone() {
+        assert!(KINDS.iter().enumerate().all(|(n, k)| *k as usize == n));
+        let mut f =
+            RegFile::new(4, &[Reg::rw("A", 0, 0, u32::MAX, "test").bits_survive(0xf0, Survives::STICKY)]);
+        f.write(0, Width::B4, 0xabcd, false);
+        f.reset(ResetKind::LinkDown);
+        assert_eq!(f.word(0), 0xc0);
+        f.reset(ResetKind::Core);
+        assert_eq!(f.word(0), 0);
+    }
+
+    #[test]
+    fn rows_of_one_word_survive_each_by_itself_in_either_order() {
+        let sticky = Reg::rw("A", 0x0, 1, 0xffff, "test").width(Width::B2).survives(Survives::STICKY);
+        let plain = Reg::rw("B", 0x2, 2, 0xffff, "test").width(Width::B2);
+        for rows in [[sticky, plain], [plain, sticky]] {
+            let mut f = RegFile::new(4, &rows);
+            f.write(0, Width::B4, 0x5678_1234, false);
+            f.reset(ResetKind::HotReset);
+            assert_eq!(f.word(0), 0x0002_1234);
+            f.reset(ResetKind::Perst);
+            assert_eq!(f.word(0), 0x0002_0001);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod machine;
 pub mod ops;
+pub mod queues;
 pub mod recorder;
 pub mod trial;
 

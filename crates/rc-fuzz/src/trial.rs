@@ -245,8 +245,8 @@ impl Trial {
                 continue;
             }
             for (base, r) in t.bases.iter().flat_map(|b| t.rows.iter().map(move |r| (b, r))) {
-                let changeable = u64::from(r.rw | r.w1c | r.ro_wr);
-                if changeable == 0 || r.survives.keeps(block::ResetKind::Core) {
+                let changeable = u64::from((r.rw | r.w1c | r.ro_wr) & !r.kept(block::ResetKind::Core));
+                if changeable == 0 {
                     continue;
                 }
                 let off = u64::from(base + r.off);

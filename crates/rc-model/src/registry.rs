@@ -122,7 +122,12 @@ fn row(r: &Reg) -> String {
         (ResetKind::D3HotToD0, "D3hot"),
     ];
     let kept: Vec<&str> = kinds.iter().filter(|k| r.survives.keeps(k.0)).map(|k| k.1).collect();
-    let kept = if kept.is_empty() { "–".to_owned() } else { kept.join(", ") };
+    let all = r.sticky & r.width.ones() as u32 == r.width.ones() as u32;
+    let kept = match kept.join(", ") {
+        none if none.is_empty() => "–".to_owned(),
+        kinds if all => kinds,
+        kinds => format!("{kinds}: bits {:#x}", r.sticky),
+    };
     format!(
         "| {:#x} | {} | {} | {:#x} | {} | {} | {} | {kept} | {} | {} | {} |\n",
         r.off,

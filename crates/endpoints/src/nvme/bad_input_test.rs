@@ -226,6 +226,35 @@ fn doorbells_that_do_not_fit_are_ignored() {
 }
 
 #[test]
+fn doorbells_of_odd_width_do_nothing_and_eight_bytes_are_two_of_them() {
+    // NVMe 1.4 §3.1.24: a doorbell is a dword; what else does is undefined.
+    for (at, w) in [(8, Width::B1), (8, Width::B2), (9, Width::B1), (10, Width::B2)] {
+        let mut b = Bench::probed(spec(), 1);
+        b.queue(1, Sqe::io(nvm::READ, 0, 1).prp(DATA, 0));
+        b.write(off::DOORBELLS + at, w, 1);
+        assert!(b.take(1).is_empty() && b.port.reads.is_empty(), "{at} {w:?}");
+        assert_eq!(b.csts(), csts::RDY, "{at} {w:?}");
+        b.ring(1);
+        assert_eq!(b.reap(1).len(), 1, "{at} {w:?}");
+    }
+    let mut b = Bench::probed(spec(), 1);
+    b.queue(1, Sqe::io(nvm::READ, 0, 1).prp(DATA, 0));
+    b.write(off::DOORBELLS + 8, Width::B8, 1);
+    assert_eq!(b.take(1).len(), 1);
+}
+
+#[test]
+fn registers_of_odd_width_take_their_bytes_alone() {
+    let mut b = Bench::of(spec());
+    b.enumerate();
+    b.write(off::ASQ + 1, Width::B1, 0x55);
+    b.write(off::ASQ + 2, Width::B2, 0x1234);
+    assert_eq!(b.read(off::ASQ, Width::B4), 0x1234_5000, "the low twelve bits are reserved");
+    assert_eq!((b.read(off::ASQ + 1, Width::B1), b.read(off::ASQ + 3, Width::B1)), (0x50, 0x12));
+    assert_eq!(b.read(off::CAP + 1, Width::B1), b.read(off::CAP, Width::B4) >> 8 & 0xff);
+}
+
+#[test]
 fn nothing_is_processed_before_enable() {
     let mut b = Bench::of(spec());
     b.enumerate();

@@ -37,9 +37,7 @@ impl Transfer {
         c: &Command,
         len: usize,
     ) -> Result<(), Status> {
-        self.resolve(frame, cx, up, c, len)?;
-        self.bytes(len);
-        self.each_part(len, |addr, part| frame.store(cx, up, addr, part))
+        self.each_part(frame, cx, up, (c, len), |cx, up, addr, part| frame.store(cx, up, addr, part))
     }
 
     /// Fill the first `len` bytes of the buffer from the pages of `c`.
@@ -51,22 +49,26 @@ impl Transfer {
         c: &Command,
         len: usize,
     ) -> Result<(), Status> {
-        self.resolve(frame, cx, up, c, len)?;
-        self.bytes(len);
-        self.each_part(len, |addr, part| frame.fetch(cx, up, addr, part))
+        self.each_part(frame, cx, up, (c, len), |cx, up, addr, part| frame.fetch(cx, up, addr, part))
     }
 
-    /// No request crosses a page: neighbours in bus addresses may be strangers in memory.
-    fn each_part(
+    /// Walk the pages of `c` with the first `len` bytes of the buffer. No request crosses a page: neighbours in bus addresses
+    /// may be strangers in memory.
+    fn each_part<'c, E>(
         &mut self,
-        len: usize,
-        mut access: impl FnMut(u64, &mut [u8]) -> Completion,
+        frame: &Frame,
+        cx: &mut Cx<'c, E>,
+        up: &mut dyn Upstream<E>,
+        (c, len): (&Command, usize),
+        mut access: impl FnMut(&mut Cx<'c, E>, &mut dyn Upstream<E>, u64, &mut [u8]) -> Completion,
     ) -> Result<(), Status> {
+        self.resolve(frame, cx, up, c, len)?;
+        self.bytes(len);
         let mut rest = self.data.get_mut(..len).unwrap_or_default();
         for &addr in &self.pages {
             let n = to_page_end(addr).min(rest.len());
             let (part, tail) = rest.split_at_mut(n);
-            if access(addr, part) != Completion::Success {
+            if access(cx, up, addr, part) != Completion::Success {
                 return Err(Status::DATA_TRANSFER);
             }
             rest = tail;

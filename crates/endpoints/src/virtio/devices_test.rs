@@ -127,6 +127,38 @@ fn blk_that_is_read_only_says_so_and_fails_writes() {
     assert_eq!(features, [true, false]);
 }
 
+/// A medium that takes nothing more, as a host's file system without space (ENOSPC).
+struct Full;
+
+impl Disk for Full {
+    fn len_bytes(&self) -> u64 {
+        0x4000
+    }
+
+    fn read(&mut self, _off: u64, buf: &mut [u8]) -> bool {
+        buf.fill(0);
+        true
+    }
+
+    fn write(&mut self, _off: u64, _data: &[u8]) -> bool {
+        false
+    }
+
+    fn flush(&mut self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn blk_whose_medium_takes_nothing_fails_the_request_and_goes_on() {
+    let mut b = Bench::probed(VirtioPci::new(Blk::new(Box::new(Full), 1, "")), Irq::Intx);
+    let (out, inn) = ((DATA + 0x1000, 512, false), (DATA + 0x1000, 512, true));
+    assert_eq!(request(&mut b, 0, request::OUT, 0, &[out]), (1, blk_status::IOERR));
+    assert_eq!(request(&mut b, 0, request::FLUSH, 0, &[]), (1, blk_status::IOERR));
+    assert_eq!(request(&mut b, 0, request::IN, 0, &[inn]), (513, blk_status::OK));
+    assert_eq!((b.f.error(), b.status()), (None, RUNNING));
+}
+
 #[test]
 fn blk_flushes_a_few_times_a_turn() {
     let disk = SharedDisk::new(0x4000);

@@ -327,8 +327,17 @@ fn descriptor(mem: &mut dyn MemPort, table: u64, at: u16) -> Result<Descriptor, 
     Ok(Descriptor { addr: v as u64, len: (v >> 64) as u32, flags: (v >> 96) as u16, next: (v >> 112) as u16 })
 }
 
+/// Bytes from `addr` to the next boundary that no request crosses.
+fn to_boundary(addr: u64) -> usize {
+    (BOUNDARY_BYTES - addr % BOUNDARY_BYTES) as usize
+}
+
+/// An indirect table need not be aligned, and a used ring is to four bytes only: what is read may lie across a boundary.
 fn read(mem: &mut dyn MemPort, addr: u64, buf: &mut [u8]) -> Result<(), RingError> {
-    mem.read(addr, buf).then_some(()).ok_or(RingError::Refused)
+    let (low, high) = buf.split_at_mut(to_boundary(addr).min(buf.len()));
+    let next = addr.wrapping_add(low.len() as u64);
+    let done = mem.read(addr, low) && (high.is_empty() || mem.read(next, high));
+    done.then_some(()).ok_or(RingError::Refused)
 }
 
 fn read16(mem: &mut dyn MemPort, addr: u64) -> Result<u16, RingError> {
@@ -338,7 +347,10 @@ fn read16(mem: &mut dyn MemPort, addr: u64) -> Result<u16, RingError> {
 }
 
 fn write(mem: &mut dyn MemPort, addr: u64, data: &[u8]) -> Result<(), RingError> {
-    mem.write(addr, data).then_some(()).ok_or(RingError::Refused)
+    let (low, high) = data.split_at(to_boundary(addr).min(data.len()));
+    let next = addr.wrapping_add(low.len() as u64);
+    let done = mem.write(addr, low) && (high.is_empty() || mem.write(next, high));
+    done.then_some(()).ok_or(RingError::Refused)
 }
 
 #[cfg(test)]

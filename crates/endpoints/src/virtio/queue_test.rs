@@ -276,6 +276,39 @@ fn a_buffer_is_accessed_page_by_page_and_a_refusal_is_seen() {
 }
 
 #[test]
+fn no_request_for_a_descriptor_or_a_used_element_crosses_a_page() {
+    struct Whole(VecMem);
+    impl Whole {
+        fn check(addr: u64, len: usize) {
+            assert!(addr % BOUNDARY_BYTES + len as u64 <= BOUNDARY_BYTES, "{addr:#x}, {len} bytes");
+        }
+    }
+    impl MemPort for Whole {
+        fn read(&mut self, addr: u64, buf: &mut [u8]) -> bool {
+            Whole::check(addr, buf.len());
+            self.0.read(addr, buf)
+        }
+        fn write(&mut self, addr: u64, data: &[u8]) -> bool {
+            Whole::check(addr, data.len());
+            self.0.write(addr, data)
+        }
+    }
+    let mut r = Ring::new();
+    let (table, used) = ((TABLE | 0xfff) - 7, (DATA | 0xfff) - 7);
+    r.descriptors(DESC, &[(table, 16, INDIRECT, 0)]);
+    r.descriptors(table, &[(DATA, 9, WRITE, 0)]);
+    r.add(0);
+    r.q.used = used;
+    let mut mem = Whole(r.mem);
+    let chain = r.q.pop(&mut mem, ALL & !feature::EVENT_IDX).unwrap().unwrap();
+    assert_eq!(chain.writable.len_bytes(), 9);
+    r.q.push(&mut mem, &chain, 9).unwrap();
+    let mut element = [0; 8];
+    assert!(mem.0.read(used + 4, &mut element));
+    assert_eq!(element, [0, 0, 0, 0, 9, 0, 0, 0]);
+}
+
+#[test]
 fn the_driver_hears_of_used_buffers_as_its_flags_or_used_event_say() {
     let mut r = Ring::new();
     r.q.next_used = 3;

@@ -133,6 +133,27 @@ fn a_read_only_register_and_what_is_no_register_take_no_write() {
 }
 
 #[test]
+fn a_notification_of_any_width_is_one_and_beside_a_queue_or_beyond_all_is_none() {
+    // (where, width, whether the queue is served): notifications are their place, not their value (virtio 1.2 §4.1.5.2).
+    let cases = [
+        (NOTIFY_AT, Width::B1, true),
+        (NOTIFY_AT, Width::B4, true),
+        (NOTIFY_AT, Width::B8, true),
+        (NOTIFY_AT + 1, Width::B1, false),
+        (NOTIFY_AT + 2, Width::B2, false),
+        (NOTIFY_AT + 4, Width::B2, false),
+        (NOTIFY_AT + 4 * u32::from(MAX_QUEUES), Width::B2, false),
+        (super::super::pci::BAR_BYTES - 4, Width::B4, false),
+    ];
+    for (at, w, served) in cases {
+        let mut b = Bench::probed(rng(), Irq::Intx);
+        ask(&mut b);
+        b.write(at, w, 0);
+        assert_eq!((b.used(0).len(), b.f.error()), (usize::from(served), None), "{at:#x} {w:?}");
+    }
+}
+
+#[test]
 fn with_msix_each_queue_has_its_vector_and_isr_stays_clear() {
     let mut b = Bench::probed(console(), Irq::MsiX);
     b.add(1, &[(DATA, 4, false)]);

@@ -137,10 +137,22 @@ fn all_registers_keep_their_masks() {
         {
             f.set_word(r.off, u32::MAX);
             f.reset(kind);
-            let want = if r.survives.keeps(kind) { ones } else { r.reset };
+            let want = r.kept(kind) | r.reset & !r.kept(kind);
             assert_eq!(f.read(off, r.width) as u32, want, "{}: {kind:?}", r.name);
         }
     }
+}
+
+#[test]
+fn a_hot_reset_leaves_pme_enabled_and_the_power_state_d0() {
+    let mut c = endpoint();
+    let pm =
+        (0x40..0x100).step_by(4).find(|at| c.word(*at) & 0xff == 1).expect("a power management capability");
+    c.write(pm as u16 + 4, Width::B2, 0x0103, false);
+    c.reset(ResetKind::HotReset);
+    assert_eq!(c.half(pm + 4), 0x0108);
+    c.reset(ResetKind::Perst);
+    assert_eq!(c.half(pm + 4), 0x0008);
 }
 
 proptest! {

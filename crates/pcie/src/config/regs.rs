@@ -201,6 +201,7 @@ pub mod aer {
 /// Power management, from +2.
 pub const PM: &[Reg] = &[
     Reg::ro("PM_PMC", 0x2, 0x0003, "PCIe §7.5.2.1").width(B2).ro_wr(0xffff),
+    // PME status and enable are sticky; the power state is D0 after any reset.
     Reg::rw("PM_PMCSR", 0x4, 0x0008, 0x0103, "PCIe §7.5.2.2; bit 3: No_Soft_Reset")
         .fields(&[
             Field::bit("PME_STATUS", 15),
@@ -210,7 +211,7 @@ pub const PM: &[Reg] = &[
         ])
         .width(B2)
         .w1c(0x8000)
-        .survives(Survives::STICKY),
+        .bits_survive(0x8100, Survives::STICKY),
     Reg::ro("PM_BSE_DATA", 0x6, 0, "PCIe §7.5.2").width(B2),
 ];
 
