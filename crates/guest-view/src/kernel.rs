@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::btf::Btf;
 use crate::btf::BtfError;
@@ -10,6 +11,7 @@ use crate::kallsyms::Symbols;
 use crate::le;
 use crate::memory::Memory;
 use crate::memory::MemoryError;
+use crate::modules::ModuleSymbols;
 use crate::translate::Tables;
 use crate::translate::TranslateError;
 use crate::types::Member;
@@ -53,6 +55,9 @@ pub enum ReadError {
     /// The kernel's types do not have it.
     #[error("the kernel's types have no {0}")]
     NoMember(String),
+    /// Its symbols do not have it.
+    #[error("the kernel has no symbol {0}")]
+    NoSymbol(&'static str),
     /// The range wraps around.
     #[error("{0:#x} is too near the end of the address space")]
     Wraps(u64),
@@ -85,6 +90,10 @@ pub struct Kernel<M> {
     text_va: u64,
     image_pa: u64,
     tlb: RefCell<HashMap<u64, u64>>,
+    /// Members looked up so far: finding one takes its whole structure apart.
+    members: RefCell<HashMap<(&'static str, &'static str), Option<Member>>>,
+    /// Symbols of modules, once they were asked for.
+    module_symbols: RefCell<Option<Arc<ModuleSymbols>>>,
 }
 
 struct Header {
@@ -204,7 +213,17 @@ impl<M: Memory> Kernel<M> {
         text_va: u64,
         image_pa: u64,
     ) -> Self {
-        Self { memory, symbols, types, tables, text_va, image_pa, tlb: RefCell::default() }
+        Self {
+            memory,
+            symbols,
+            types,
+            tables,
+            text_va,
+            image_pa,
+            tlb: RefCell::default(),
+            members: RefCell::default(),
+            module_symbols: RefCell::default(),
+        }
     }
 
     /// The memory it was opened on.
@@ -227,9 +246,10 @@ impl<M: Memory> Kernel<M> {
         self.image_pa
     }
 
-    /// Forget translations: to be called whenever the guest has run since.
+    /// Forget translations and modules: to be called whenever the guest has run since.
     pub fn guest_has_run(&self) {
         self.tlb.borrow_mut().clear();
+        self.module_symbols.borrow_mut().take();
     }
 
     /// Virtual address of a symbol.
@@ -237,15 +257,41 @@ impl<M: Memory> Kernel<M> {
         self.symbols.offset(name).map(|o| self.text_va.wrapping_add_signed(o))
     }
 
-    /// Name of the kernel's own symbol at or below an address within the Image, as `name+0x10`.
+    /// Virtual address of a symbol that a view starts from.
+    pub(crate) fn root(&self, name: &'static str) -> Result<u64, ReadError> {
+        self.symbol(name).ok_or(ReadError::NoSymbol(name))
+    }
+
+    /// Name of the symbol at or below an address: `name+0x10` of the kernel's own, `name+0x10 [module]` of a module that
+    /// is on the kernel's list. `None` for any other address, that of a module already unloaded among them.
     pub fn symbolize(&self, va: u64) -> Option<String> {
+        let va = self.tables.canonical(va).ok()?;
         let offset = va.wrapping_sub(self.text_va);
         let end = self.symbols.offset("_end").and_then(|o| u64::try_from(o).ok())?;
         if offset >= end {
-            return None;
+            return self.module_symbols().symbolize(va);
         }
         let (symbol, past) = self.symbols.nearest(i64::try_from(offset).ok()?)?;
         Some(if past == 0 { symbol.name.clone() } else { format!("{}+{past:#x}", symbol.name) })
+    }
+
+    fn module_symbols(&self) -> Arc<ModuleSymbols> {
+        if let Some(known) = self.module_symbols.borrow().as_ref() {
+            return known.clone();
+        }
+        let read = Arc::new(ModuleSymbols::read(self));
+        self.module_symbols.replace(Some(read.clone()));
+        read
+    }
+
+    /// A member by the path to it, looked up once.
+    pub(crate) fn member(&self, of: &'static str, path: &'static str) -> Option<Member> {
+        if let Some(known) = self.members.borrow().get(&(of, path)) {
+            return known.clone();
+        }
+        let found = self.types.offset(of, path);
+        self.members.borrow_mut().insert((of, path), found.clone());
+        found
     }
 
     /// Physical address of a virtual one.
@@ -329,8 +375,19 @@ impl<M: Memory> Kernel<M> {
     }
 
     /// An object of a type at an address.
-    pub fn object(&self, va: u64, of: &str) -> Object<'_, M> {
-        Object { kernel: self, va, of: of.to_owned() }
+    pub fn object(&self, va: u64, of: &'static str) -> Object<'_, M> {
+        Object { kernel: self, va, of }
+    }
+
+    /// The object of a type whose member is at an address.
+    pub fn container(
+        &self,
+        member_va: u64,
+        of: &'static str,
+        path: &'static str,
+    ) -> Result<Object<'_, M>, ReadError> {
+        let member = self.object(member_va, of).member(path)?;
+        Ok(self.object(member_va.wrapping_sub(member.offset), of))
     }
 
     /// Address of a CPU's copy of a per-CPU variable, by its symbol.
@@ -342,29 +399,54 @@ impl<M: Memory> Kernel<M> {
     }
 }
 
-/// An object in the kernel's memory, for what is read once. Where many are read, keep `Types::offset`'s results.
+/// Longest string that a view takes from a guest.
+const TEXT_MAX_BYTES: usize = 256;
+
+/// An object in the kernel's memory.
 pub struct Object<'k, M> {
     kernel: &'k Kernel<M>,
     /// Where it is.
     pub va: u64,
     /// Name of its structure.
-    pub of: String,
+    pub of: &'static str,
 }
 
 impl<M: Memory> Object<'_, M> {
     /// Where a member is, by its path.
-    pub fn member(&self, path: &str) -> Result<Member, ReadError> {
+    pub fn member(&self, path: &'static str) -> Result<Member, ReadError> {
         let missing = || ReadError::NoMember(format!("{}.{path}", self.of));
-        self.kernel.types.offset(&self.of, path).ok_or_else(missing)
+        self.kernel.member(self.of, path).ok_or_else(missing)
+    }
+
+    /// Address of a member.
+    pub fn address(&self, path: &'static str) -> Result<u64, ReadError> {
+        Ok(self.va.wrapping_add(self.member(path)?.offset))
     }
 
     /// A member's value: a number, a pointer or a bit field.
-    pub fn field(&self, path: &str) -> Result<u64, ReadError> {
+    pub fn field(&self, path: &'static str) -> Result<u64, ReadError> {
         let member = self.member(path)?;
         let raw = self.kernel.number(self.va.wrapping_add(member.offset), member.size as usize)?;
         Ok(match member.bits {
             Some((shift, width)) if shift < 64 && width < 64 => raw >> shift & ((1 << width) - 1),
             _ => raw,
         })
+    }
+
+    /// A member's value, where the kernel has that member.
+    pub fn field_if_any(&self, path: &'static str) -> Result<Option<u64>, ReadError> {
+        self.kernel.member(self.of, path).map(|_| self.field(path)).transpose()
+    }
+
+    /// The string that a member points to; `None` for a null pointer or one that leads nowhere.
+    pub fn text(&self, path: &'static str) -> Option<String> {
+        let at = self.field(path).ok().filter(|&at| at != 0)?;
+        self.kernel.string(at, TEXT_MAX_BYTES).ok()
+    }
+
+    /// The string in a member that is an array of characters.
+    pub fn chars(&self, path: &'static str) -> Result<String, ReadError> {
+        let member = self.member(path)?;
+        self.kernel.string(self.va.wrapping_add(member.offset), TEXT_MAX_BYTES.min(member.size as usize))
     }
 }
