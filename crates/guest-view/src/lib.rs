@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod btf;
+pub mod devices;
 pub mod irq;
 pub mod kallsyms;
 pub mod kernel;
@@ -23,6 +24,7 @@ pub mod types;
 pub mod vmcoreinfo;
 pub mod walk;
 
+pub use devices::DeviceView;
 pub use irq::IrqReader;
 pub use irq::IrqView;
 pub use kallsyms::Symbols;
