@@ -18,11 +18,11 @@ use crate::walk::Corruption;
 
 /// Bounds: far above any guest's.
 const MODULES_MAX: usize = 1024;
-const SYMBOLS_MAX: usize = 1 << 16;
+const SYMBOLS_MAX: usize = 1 << 15;
 /// Symbols of all modules, which may claim one another's tables.
-const SYMBOLS_TOTAL_MAX: usize = 1 << 18;
-/// KSYM_NAME_LEN is 512 since 6.1.
-const NAME_MAX_BYTES: usize = 512;
+const SYMBOLS_TOTAL_MAX: usize = 1 << 17;
+/// Longer names are cut.
+const NAME_MAX_BYTES: usize = 256;
 /// Elements of `mem[]` believed; there are 7.
 const RANGES_MAX: u64 = 16;
 /// sizeof(Elf64_Sym).
