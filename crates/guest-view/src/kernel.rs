@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::btf::Btf;
 use crate::btf::BtfError;
+use crate::kallsyms::find;
 use crate::kallsyms::KallsymsError;
 use crate::kallsyms::Symbols;
 use crate::le;
@@ -16,6 +17,7 @@ use crate::translate::Tables;
 use crate::translate::TranslateError;
 use crate::types::Member;
 use crate::types::Types;
+use crate::vmcoreinfo::VmcoreInfo;
 
 /// Why a kernel cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,9 @@ pub enum OpenError {
     /// Too early in boot, or not this kernel's memory.
     #[error("the kernel at {0:#x} has not set up its addresses yet, or this is not its memory")]
     NotRunning(u64),
+    /// The build ID in VMCOREINFO is none of the Image's.
+    #[error("the Image is not the kernel in this memory, which has build ID {0}")]
+    OtherKernel(String),
     /// Memory failed.
     #[error("the kernel's own variables cannot be read")]
     Memory(#[from] MemoryError),
@@ -74,6 +79,8 @@ pub struct Source<'a> {
     pub types: Option<Types>,
     /// A vCPU's TTBR1_EL1 and TCR_EL1.
     pub ttbr1_tcr: Option<(u64, u64)>,
+    /// The kernel's VMCOREINFO, as a core has it. It says where the kernel runs, KASLR or not, and which Image it is.
+    pub vmcoreinfo: Option<VmcoreInfo>,
 }
 
 /// Larger than any Image: what a header claims is not believed beyond it.
@@ -125,6 +132,36 @@ fn find_image(memory: &impl Memory) -> Option<u64> {
     })
 }
 
+/// Physical address of `_stext`, by VMCOREINFO.
+fn stext_pa(info: &VmcoreInfo) -> Option<u64> {
+    Some(info.symbol("_stext")?.wrapping_sub(info.number("kimage_voffset")?))
+}
+
+/// The Image that `_stext` is in: its header is at most 2 MiB below, where the linker aligns it most.
+fn image_below(memory: &impl Memory, stext_pa: u64) -> Option<u64> {
+    let mut head = [0; 64];
+    let highest = stext_pa & !0xffff;
+    (0..=32).filter_map(|i| highest.checked_sub(i << 16)).find(|&pa| {
+        memory.read(pa, &mut head).is_ok() && header(&head).is_some_and(|h| h.size < IMAGE_MAX_BYTES)
+    })
+}
+
+/// Whether an Image has a note with this build ID; one without any is not doubted.
+fn has_build_id(image: &[u8], id: &str) -> bool {
+    // ELF note: name and contents of 4 and 20 bytes, type NT_GNU_BUILD_ID.
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let (mut from, mut any) = (0, false);
+    while let Some(at) = find(image, from, NOTE) {
+        from = at + NOTE.len();
+        any = true;
+        let found = image.get(from..from + 20).unwrap_or_default();
+        if found.iter().map(|b| format!("{b:02x}")).collect::<String>() == id {
+            return true;
+        }
+    }
+    !any
+}
+
 /// Where the Image of a file runs, by its banner: older kernels (6.1) free the page with the header.
 fn locate(memory: &impl Memory, image: &[u8], symbols: &Symbols) -> Option<u64> {
     let at = u64::try_from(symbols.offset("linux_banner")?).ok()?;
@@ -156,17 +193,27 @@ impl<M: Memory> Kernel<M> {
     /// Without `source.image` the Image is taken from memory. Kernels that free its first page (6.1) need the file.
     /// Where the Image lies at several places (a boot loader's copy), say which by `image_pa`.
     pub fn open(memory: M, source: Source<'_>) -> Result<Self, OpenError> {
+        let info = source.vmcoreinfo.unwrap_or_default();
+        let stext_pa = stext_pa(&info);
         let found = match source.image {
             Some(_) => None,
             None => {
-                let pa = source.image_pa.or_else(|| find_image(&memory)).ok_or(OpenError::NoImage)?;
+                let below = || stext_pa.and_then(|at| image_below(&memory, at));
+                let pa = source.image_pa.or_else(below).or_else(|| find_image(&memory));
+                let pa = pa.ok_or(OpenError::NoImage)?;
                 Some((pa, image_in(&memory, pa)?))
             }
         };
         let image = source.image.or(found.as_ref().map(|(_, i)| i.as_slice())).unwrap_or_default();
+        if let Some(id) = info.build_id().filter(|id| !has_build_id(image, id)) {
+            return Err(OpenError::OtherKernel(id.to_owned()));
+        }
         let symbols = Symbols::from_image(image)?;
         let image_pa = source.image_pa.or(found.as_ref().map(|(pa, _)| *pa));
-        let image_pa = image_pa.or_else(|| locate(&memory, image, &symbols)).ok_or(OpenError::NoImage)?;
+        let stext = symbols.offset("_stext");
+        let by_stext = stext_pa.zip(stext).map(|(pa, offset)| pa.wrapping_add_signed(-offset));
+        let image_pa =
+            image_pa.or(by_stext).or_else(|| locate(&memory, image, &symbols)).ok_or(OpenError::NoImage)?;
         let types = match source.types {
             Some(t) => t,
             None => Types::Btf(Box::new(Btf::from_image(image)?)),
@@ -182,7 +229,11 @@ impl<M: Memory> Kernel<M> {
             Ok(u64::from_le_bytes(raw))
         };
         // Linux arch/arm64/kernel/head.S sets it before start_kernel: virtual minus physical address of the Image.
-        let text_va = image_pa.wrapping_add(number("kimage_voffset")?);
+        let voffset = match info.number("kimage_voffset") {
+            Some(known) => known,
+            None => number("kimage_voffset")?,
+        };
+        let text_va = image_pa.wrapping_add(voffset);
         if text_va >> 55 != 0x1ff {
             return Err(OpenError::NotRunning(image_pa));
         }
@@ -191,9 +242,10 @@ impl<M: Memory> Kernel<M> {
             None => {
                 // A variable where 52 bits are configured. Elsewhere the Image lies in the lower part of the upper
                 // half of the kernel's addresses (arch/arm64/include/asm/memory.h, _PAGE_END).
-                let va_bits = match number("vabits_actual") {
-                    Ok(bits) => (bits & 0xff) as u32,
-                    Err(_) => 65 - text_va.leading_ones(),
+                let va_bits = match (info.number("TCR_EL1_T1SZ"), number("vabits_actual")) {
+                    (Some(t1sz), _) => 64 - (t1sz & 0x3f) as u32,
+                    (None, Ok(bits)) => (bits & 0xff) as u32,
+                    (None, Err(_)) => 65 - text_va.leading_ones(),
                 };
                 Tables { root_pa: place("swapper_pg_dir")?, granule_bits, va_bits }
             }
@@ -273,6 +325,16 @@ impl<M: Memory> Kernel<M> {
         }
         let (symbol, past) = self.symbols.nearest(i64::try_from(offset).ok()?)?;
         Some(if past == 0 { symbol.name.clone() } else { format!("{}+{past:#x}", symbol.name) })
+    }
+
+    /// The kernel's VMCOREINFO as it lies in memory; `None` before it has set it up.
+    pub fn vmcoreinfo(&self) -> Option<VmcoreInfo> {
+        const MAX_BYTES: usize = 64 << 10;
+        let value = |name| self.u64(self.symbol(name)?).ok();
+        let len = usize::try_from(value("vmcoreinfo_size")?).ok()?.min(MAX_BYTES);
+        let mut text = vec![0; len];
+        self.read(value("vmcoreinfo_data")?, &mut text).ok()?;
+        Some(VmcoreInfo::parse(&text)).filter(|info| info.release().is_some())
     }
 
     fn module_symbols(&self) -> Arc<ModuleSymbols> {
