@@ -74,8 +74,19 @@ pub struct Regulator {
     pub use_count: u32,
     /// `open_count`.
     pub open_count: u32,
-    /// Who holds it: device, supply, and how often that has enabled it.
-    pub consumers: Vec<String>,
+    /// Who holds it.
+    pub consumers: Vec<RegulatorConsumer>,
+}
+
+/// A `struct regulator`: what a driver holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RegulatorConsumer {
+    /// Name of the device, if it is for one.
+    pub device: Option<String>,
+    /// Name that the consumer has for it.
+    pub supply: Option<String>,
+    /// How often it has enabled it.
+    pub enable_count: u32,
 }
 
 /// A `struct reset_control`.
@@ -229,9 +240,12 @@ impl<M: Memory> Reading<'_, M> {
             let holder = k.container(link, "regulator", "list")?;
             let read = holder.field("enable_count");
             let Some(enabled) = self.keep("regulator", holder.va, read)? else { continue };
-            let device = holder.field("dev").ok().and_then(|dev| devices::name(k, dev));
-            let text = |t: Option<String>| t.unwrap_or_else(|| "-".to_owned());
-            consumers.push(format!("{} {} {enabled}", text(device), text(holder.text("supply_name"))));
+            let dev = holder.field("dev").ok().filter(|&dev| dev != 0);
+            consumers.push(RegulatorConsumer {
+                device: dev.and_then(|dev| devices::name(k, dev)),
+                supply: holder.text("supply_name"),
+                enable_count: enabled as u32,
+            });
         }
         Ok(Regulator {
             va: o.va,
