@@ -64,13 +64,14 @@ impl Symbols {
             return Err(KallsymsError::NoData);
         }
         let offsets = offsets(image, &tokens, &names, &expanded).ok_or(KallsymsError::NoTable("offsets"))?;
-        let symbols: Vec<_> = expanded
-            .into_iter()
-            .zip(offsets)
-            .map(|((kind, name), offset)| Symbol { name, kind, offset })
-            .collect();
+        let named = expanded.into_iter().zip(offsets);
+        Ok(Self::new(named.map(|((kind, name), offset)| Symbol { name, kind, offset }).collect()))
+    }
+
+    /// Symbols known from elsewhere, in the order of addresses.
+    pub fn new(symbols: Vec<Symbol>) -> Self {
         let by_name = symbols.iter().enumerate().rev().map(|(i, s)| (s.name.clone(), i)).collect();
-        Ok(Self { symbols, by_name })
+        Self { symbols, by_name }
     }
 
     /// All of them, by address.

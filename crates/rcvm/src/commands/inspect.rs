@@ -164,8 +164,10 @@ fn irq_tables(v: &IrqView) -> Vec<Table> {
             None if l.domain == 0 => "-".to_owned(),
             None => format!("{:#x} (gone)", l.domain),
         });
-        let actions = d.actions.iter().map(|a| {
-            format!("{}: {}", a.name.as_deref().unwrap_or("?"), symbol(&a.handler_symbol, a.handler))
+        let actions = d.actions.iter().map(|a| match (&a.name, symbol(&a.handler_symbol, a.handler)) {
+            (Some(name), handler) => format!("{name}: {handler}"),
+            // The action of a chained handler; the flow is what runs.
+            (None, handler) => handler,
         });
         t.row([
             d.virq.to_string(),
