@@ -230,6 +230,27 @@ fn a_core_taken_at_a_leak_opens_in_drgn_and_shows_the_mappings_that_the_report_h
         assert_eq!(row[4], actions, "virq {virq}");
     }
     inspected_is_what_drgn_says(run.out.path(), &drgn(open, "devices.py"));
+    another_kernel_is_refused(run.out.path(), report["kernel_image"].as_str().expect("a path"));
+}
+
+/// The Image with other build IDs is not that of the core.
+fn another_kernel_is_refused(dir: &Path, image: &str) {
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let mut bytes = std::fs::read(image).expect("the Image");
+    let notes: Vec<_> =
+        bytes.windows(NOTE.len()).enumerate().filter(|(_, w)| *w == NOTE).map(|(i, _)| i).collect();
+    assert!(!notes.is_empty());
+    for at in notes {
+        bytes[at + NOTE.len()] ^= 1;
+    }
+    let other = dir.join("Image");
+    std::fs::write(&other, bytes).expect("write an Image");
+    let core = dir.join("core.elf");
+    let (other, core) = (other.to_str().expect("UTF-8"), core.to_str().expect("UTF-8"));
+    let out = plain(&["inspect", "pci", "--core", core, "--kernel", other]);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("is not the kernel in this memory"), "{stderr}");
 }
 
 /// What a script of tests/drgn prints about the core that `open` opens.

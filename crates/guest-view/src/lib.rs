@@ -1,6 +1,7 @@
 //! A guest Linux kernel's own structures, read from its memory with no help from the guest.
 //!
-//! *Modelled*: arm64 kernels with kallsyms; types from BTF or from a JSON of offsets; IRQ domains and descriptors.
+//! *Modelled*: arm64 kernels with kallsyms, KASLR or not; types from BTF or from a JSON of offsets; IRQ domains and
+//! descriptors, modules, PCI, devices of a bus, memory resources, use counts of clocks, regulators, resets and PHYs.
 //!
 //! *Not modelled*: other architectures, 32-bit guests, physical addresses of 2^48 and above, types from DWARF.
 //!
