@@ -229,7 +229,7 @@ fn a_core_taken_at_a_leak_opens_in_drgn_and_shows_the_mappings_that_the_report_h
         let actions = m["actions"].as_str().filter(|a| *a != "chained handler").unwrap_or("-");
         assert_eq!(row[4], actions, "virq {virq}");
     }
-    inspected_is_what_drgn_says(run.out.path(), &drgn(open, "devices.py"));
+    inspected_is_what_drgn_says(run.out.path(), &(said + &drgn(open, "devices.py")));
     another_kernel_is_refused(run.out.path(), report["kernel_image"].as_str().expect("a path"));
 }
 
@@ -319,8 +319,28 @@ fn inspected_is_what_drgn_says(dir: &Path, said: &str) {
             rows.push(format!("{kind}\t{}\t{}\t{}", text(&s[name]), s[first], s[second]));
         }
     }
+    for r in list(&supplies, "resets") {
+        let shared = u8::from(r["is_shared"] == true);
+        rows.push(format!("reset\t{}\t{}\t{shared}", r["id"], r["references"]));
+    }
+    let irqs = inspect("irqs", dir);
+    let domains = list(&irqs, "domains");
+    let domain =
+        |va: &Value| domains.iter().find(|d| d["va"] == *va).map_or("-".into(), |d| text(&d["name"]));
+    for d in &domains {
+        let parent = domain(&d["parent"]);
+        rows.push(format!("domain\t{}\t{}\t{parent}", text(&d["name"]), d["mapcount"]));
+    }
+    for d in list(&irqs, "descs") {
+        let (first, actions) = (&d["levels"][0], list(&d, "actions"));
+        let actions = actions.iter().map(|a| named(&a["name"])).collect::<Vec<_>>().join(",");
+        let actions = if actions.is_empty() { "-" } else { &actions };
+        let (hwirq, domain) = (hex(&first["hwirq"]), domain(&first["domain"]));
+        rows.push(format!("irq\t{}\t{hwirq}\t{domain}\t{actions}", d["virq"]));
+    }
     let expected: Vec<_> = said.lines().collect();
-    for kind in ["module", "pci", "bar", "msi", "platform", "iomem", "clock", "regulator", "phy"] {
+    let kinds = ["domain", "irq", "module", "pci", "bar", "msi", "platform", "iomem", "clock", "regulator"];
+    for kind in kinds.into_iter().chain(["reset", "phy"]) {
         let of = |row: &&str| row.split('\t').next() == Some(kind);
         let (ours, theirs): (Vec<_>, Vec<_>) = (
             rows.iter().map(String::as_str).filter(of).collect(),
@@ -329,7 +349,6 @@ fn inspected_is_what_drgn_says(dir: &Path, said: &str) {
         assert_eq!(ours, theirs);
         assert!(!ours.is_empty(), "{kind}: nothing to compare");
     }
-    let irqs = inspect("irqs", dir);
     let handlers: Vec<_> = list(&irqs, "descs").iter().flat_map(|d| list(d, "actions")).collect();
     let endpoint =
         handlers.iter().find(|a| a["name"] == "pci-endpoint-test.0").expect("it is still requested");

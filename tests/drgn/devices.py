@@ -1,13 +1,13 @@
 #!/usr/bin/env drgn
-# Prints modules, PCI and platform devices, memory resources, clocks, regulators and PHYs in a core: a second reader, with which
+# Prints modules, PCI and platform devices, memory resources, clocks, regulators, resets and PHYs in a core: a second reader, with which
 # `rcvm inspect` is compared. Usage: drgn -c core.elf -s vmlinux tests/drgn/devices.py
 #
-# Sources: Linux include/linux/module.h, pci.h, msi.h, ioport.h, drivers/clk/clk.c, include/linux/regulator/driver.h, phy/phy.h (6.12).
+# Sources: Linux include/linux/module.h, pci.h, msi.h, ioport.h, drivers/clk/clk.c, drivers/reset/core.c, include/linux/regulator/driver.h, phy/phy.h (6.12).
 # Fields between are tabs, so that a test can read them; an empty field is "-".
 
 from drgn import cast, container_of
 from drgn.helpers.linux.device import bus_for_each_dev, class_for_each_device, dev_name
-from drgn.helpers.linux.list import hlist_for_each_entry
+from drgn.helpers.linux.list import hlist_for_each_entry, list_for_each_entry
 from drgn.helpers.linux.module import for_each_module, module_address_regions
 from drgn.helpers.linux.pci import for_each_pci_dev, pci_name
 from drgn.helpers.linux.xarray import xa_for_each
@@ -66,6 +66,12 @@ for head in ("clk_root_list", "clk_orphan_list"):
 for dev in class_for_each_device(prog["regulator_class"].address_of_()):
     rdev = container_of(dev, "struct regulator_dev", "dev")
     row("regulator", dev_name(dev).decode(), rdev.use_count.value_(), rdev.open_count.value_())
+
+for controller in list_for_each_entry(
+    "struct reset_controller_dev", prog["reset_controller_list"].address_of_(), "list"
+):
+    for reset in list_for_each_entry("struct reset_control", controller.reset_control_head.address_of_(), "list"):
+        row("reset", reset.id.value_(), reset.refcnt.refcount.refs.counter.value_(), int(reset.shared.value_()))
 
 for dev in class_for_each_device(prog["phy_class"].address_of_()):
     phy = container_of(dev, "struct phy", "dev")
