@@ -211,7 +211,7 @@ impl<M: Memory> Kernel<M> {
         let symbols = Symbols::from_image(image)?;
         let image_pa = source.image_pa.or(found.as_ref().map(|(pa, _)| *pa));
         let stext = symbols.offset("_stext");
-        let by_stext = stext_pa.zip(stext).map(|(pa, offset)| pa.wrapping_add_signed(-offset));
+        let by_stext = stext_pa.zip(stext).map(|(pa, offset)| pa.wrapping_add_signed(offset.wrapping_neg()));
         let image_pa =
             image_pa.or(by_stext).or_else(|| locate(&memory, image, &symbols)).ok_or(OpenError::NoImage)?;
         let types = match source.types {

@@ -219,12 +219,20 @@ pub(crate) fn each_note(mut notes: &[u8], mut see: impl FnMut(&[u8], u64, &[u8])
     while next().is_some() {}
 }
 
+impl<F> Core<F> {
+    /// The segment that has an address, by their order: a core of a large guest has thousands.
+    fn segment(&self, pa: u64) -> Option<&Segment> {
+        let after = self.segments.partition_point(|s| s.pa.start <= pa);
+        self.segments.get(after.checked_sub(1)?).filter(|s| s.pa.contains(&pa))
+    }
+}
+
 impl<F: Read + Seek> Memory for Core<F> {
     fn read(&self, pa: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
         let absent = MemoryError::Absent { pa, len: buf.len() };
         let (mut at, mut rest) = (pa, buf);
         while !rest.is_empty() {
-            let Some(s) = self.segments.iter().find(|s| s.pa.contains(&at)) else { return Err(absent) };
+            let Some(s) = self.segment(at) else { return Err(absent) };
             let inside = at - s.pa.start;
             let in_file = s.file_bytes.saturating_sub(inside);
             let there = if in_file == 0 { s.pa.end - at } else { in_file };
