@@ -50,16 +50,19 @@ fn irqs(k: &Guest) -> Result<IrqView> {
 }
 
 fn open(core: &Path, kernel: Option<&Path>) -> Result<Guest> {
-    let image = kernel.map(Path::to_owned).or_else(|| reported_image(core));
-    let image = image.map(|file| vmm::loader::read_kernel(&file)).transpose()?;
+    let file = kernel.map(Path::to_owned).or_else(|| reported_image(core));
+    let image = file.as_ref().map(|file| vmm::loader::read_kernel(file)).transpose()?;
     let core = Core::open(BufReader::new(File::open(core)?))?;
     let vmcoreinfo = match &core.vmcoreinfo {
         Some(text) => Some(VmcoreInfo::parse(text)),
         None => VmcoreInfo::scan(&core),
     };
-    let source =
-        Source { image: image.as_ref().map(|i| i.bytes.as_slice()), vmcoreinfo, ..Source::default() };
-    Ok(Kernel::open(core, source)?)
+    let image = image.as_ref().map(|i| i.bytes.as_slice());
+    let source = Source { image, vmcoreinfo, ..Source::default() };
+    Kernel::open(core, source).with_context(|| match &file {
+        Some(file) => file.display().to_string(),
+        None => "without --kernel".to_owned(),
+    })
 }
 
 /// The Image that the report beside the core names, if it is still there.
@@ -294,4 +297,31 @@ fn supply_tables(v: &SupplyView) -> Vec<Table> {
         phys.row([text(&p.name), p.init_count.to_string(), p.power_count.to_string()]);
     }
     vec![clocks, regulators, resets, phys]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_what_the_guest_wrote_does_nothing_to_a_terminal() {
+        let mut t = Table::new(&["MODULE", "STATE"]);
+        t.row(["pcie_qcom\x1b[2J".to_owned(), "live".to_owned()]);
+        t.row(["é\nx".to_owned(), "going".to_owned()]);
+        assert_eq!(
+            t.text(),
+            "MODULE              STATE\npcie_qcom\\u{1b}[2J  live\né x                 going\n"
+        );
+    }
+
+    #[test]
+    fn a_driver_of_a_module_names_it_and_one_that_is_gone_is_said_to_be() {
+        let bound = |symbol: Option<&str>| {
+            Some(Driver { va: 0xa0, name: Some("qcom-pcie".into()), symbol: symbol.map(str::to_owned) })
+        };
+        assert_eq!(driver(&bound(Some("qcom_pcie_driver+0x28 [pcie_qcom]"))), "qcom-pcie [pcie_qcom]");
+        assert_eq!(driver(&bound(Some("gpio_clk_driver+0x28"))), "qcom-pcie");
+        assert_eq!(driver(&bound(None)), "qcom-pcie 0xa0 (in no module)");
+        assert_eq!(driver(&None), "-");
+    }
 }
