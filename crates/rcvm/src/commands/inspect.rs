@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
+use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -78,15 +79,14 @@ fn show<V: Serialize>(
     tables: fn(&V) -> Vec<Table>,
     corruptions: fn(&V) -> &Vec<Corruption>,
 ) -> Result<u8> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(view)?);
+    let text = if json {
+        serde_json::to_string_pretty(view)? + "\n"
+    } else {
+        tables(view).iter().map(Table::text).collect::<Vec<_>>().join("\n")
+    };
+    if std::io::stdout().write_all(text.as_bytes()).is_err() {
+        // The reader, `head` for instance, has seen enough.
         return Ok(0);
-    }
-    for (i, table) in tables(view).iter().enumerate() {
-        if i > 0 {
-            println!();
-        }
-        print!("{}", table.text());
     }
     for c in corruptions(view) {
         eprintln!("rcvm: incomplete: {}", visible(&c.to_string()));
