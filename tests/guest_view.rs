@@ -70,3 +70,54 @@ fn the_types_of_an_image_have_the_irq_structures() {
         }
     }
 }
+
+/// Members that the views cannot do without, on every kernel that was built.
+#[test]
+fn the_types_of_an_image_have_what_the_views_read() {
+    const MEMBERS: &[(&str, &[&str])] = &[
+        ("module", &["state", "list", "name", "refcnt.counter", "taints", "kallsyms"]),
+        ("mod_kallsyms", &["symtab", "num_symtab", "strtab"]),
+        ("resource", &["start", "end", "name", "flags", "sibling", "child"]),
+        ("kset", &["list"]),
+        ("subsys_private", &["subsys.kobj.name", "subsys.kobj.entry", "klist_devices.k_list"]),
+        ("device_private", &["knode_bus.n_node", "knode_class.n_node", "deferred_probe", "device"]),
+        ("device", &["kobj.name", "driver"]),
+        ("device_driver", &["name"]),
+        ("pci_bus", &["node", "parent", "children", "devices", "ops", "number", "bridge", "dev"]),
+        (
+            "pci_dev",
+            &["bus_list", "enable_cnt.counter", "is_busmaster", "msix_enabled", "resource", "dev.msi.data"],
+        ),
+        (
+            "msi_desc",
+            &["irq", "nvec_used", "msi_index", "msg.address_lo", "msg.data", "pci.msi_attrib.is_msix"],
+        ),
+        ("clk_core", &["name", "child_node", "children", "enable_count", "prepare_count", "clks"]),
+        ("clk", &["clks_node", "dev_id", "con_id"]),
+        ("regulator_dev", &["dev", "desc", "constraints", "use_count", "open_count", "consumer_list"]),
+        ("regulator", &["list", "dev", "enable_count", "supply_name"]),
+        ("reset_controller_dev", &["list", "reset_control_head", "dev", "of_node"]),
+        (
+            "reset_control",
+            &["list", "id", "refcnt.refcount.refs.counter", "shared", "deassert_count.counter"],
+        ),
+        ("phy", &["dev", "init_count", "power_count"]),
+    ];
+    for dir in kernels() {
+        let btf = Btf::from_image(&std::fs::read(dir.join("Image")).expect("Image")).expect("BTF");
+        let types = guest_view::Types::Btf(Box::new(btf));
+        let release = std::fs::read_to_string(dir.join("release")).expect("release");
+        for (of, paths) in MEMBERS {
+            for path in *paths {
+                assert!(types.offset(of, path).is_some(), "{release}: {of}.{path}");
+            }
+        }
+        for either in [
+            [("module", "mem"), ("module", "core_layout.base")],
+            [("msi_device_data", "__domains"), ("msi_device_data", "__store")],
+        ] {
+            let has = either.map(|(of, path)| types.offset(of, path).is_some());
+            assert!(has[0] != has[1], "{release}: {either:?}");
+        }
+    }
+}

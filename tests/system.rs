@@ -214,14 +214,7 @@ fn a_core_taken_at_a_leak_opens_in_drgn_and_shows_the_mappings_that_the_report_h
         "this kernel was built by an older rcvm: remove its entry from the cache\n{}",
         run.all()
     );
-    let drgn = std::env::var("RCVM_DRGN").unwrap_or_else(|_| "drgn".into());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/drgn/irq_domains.py");
-    let out =
-        Command::new(&drgn).args(open.split(' ').skip(1)).arg(script).output().unwrap_or_else(|e| {
-            panic!("start {drgn}: {e}: scripts/test installs it; RCVM_DRGN names another")
-        });
-    let said = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = drgn(open, "irq_domains.py");
     let rows: Vec<Vec<&str>> = said.lines().map(|l| l.split('\t').collect()).collect();
     let left = report["irq_mappings"]["left"].as_array().expect("a list");
     assert!(!left.is_empty(), "{}", run.all());
@@ -235,6 +228,155 @@ fn a_core_taken_at_a_leak_opens_in_drgn_and_shows_the_mappings_that_the_report_h
         // The action of a chained handler has no name; the agent has it from another file.
         let actions = m["actions"].as_str().filter(|a| *a != "chained handler").unwrap_or("-");
         assert_eq!(row[4], actions, "virq {virq}");
+    }
+    inspected_is_what_drgn_says(run.out.path(), &(said + &drgn(open, "devices.py")));
+    another_kernel_is_refused(run.out.path(), report["kernel_image"].as_str().expect("a path"));
+}
+
+/// The Image with other build IDs is not that of the core.
+fn another_kernel_is_refused(dir: &Path, image: &str) {
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let mut bytes = std::fs::read(image).expect("the Image");
+    let notes: Vec<_> =
+        bytes.windows(NOTE.len()).enumerate().filter(|(_, w)| *w == NOTE).map(|(i, _)| i).collect();
+    assert!(!notes.is_empty());
+    for at in notes {
+        bytes[at + NOTE.len()] ^= 1;
+    }
+    let other = dir.join("Image");
+    std::fs::write(&other, bytes).expect("write an Image");
+    let core = dir.join("core.elf");
+    let (other, core) = (other.to_str().expect("UTF-8"), core.to_str().expect("UTF-8"));
+    let out = plain(&["inspect", "pci", "--core", core, "--kernel", other]);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("is not the kernel in this memory"), "{stderr}");
+}
+
+/// What a script of tests/drgn prints about the core that `open` opens.
+fn drgn(open: &str, script: &str) -> String {
+    let drgn = std::env::var("RCVM_DRGN").unwrap_or_else(|_| "drgn".into());
+    let script = format!("{}/../../tests/drgn/{script}", env!("CARGO_MANIFEST_DIR"));
+    let out =
+        Command::new(&drgn).args(open.split(' ').skip(1)).arg(script).output().unwrap_or_else(|e| {
+            panic!("start {drgn}: {e}: scripts/test installs it; RCVM_DRGN names another")
+        });
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+fn inspect(view: &str, dir: &Path) -> Value {
+    let out = plain(&["inspect", view, "--json", "--core", dir.to_str().expect("UTF-8")]);
+    assert!(out.status.success(), "{view}: {}", String::from_utf8_lossy(&out.stderr));
+    let view: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(view["corruptions"], serde_json::json!([]));
+    view
+}
+
+/// The same rows from the kernel's structures by BTF and by DWARF, each with its own walks.
+fn inspected_is_what_drgn_says(dir: &Path, said: &str) {
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    let named = |v: &Value| if v.is_null() { "-".to_owned() } else { text(v) };
+    let hex = |v: &Value| format!("{:#x}", v.as_u64().expect("a number"));
+    let list = |v: &Value, key: &str| v[key].as_array().expect("a list").clone();
+    let mut rows = Vec::new();
+    for m in list(&inspect("modules", dir), "modules") {
+        let bytes: u64 = list(&m, "ranges").iter().filter_map(|r| r["bytes"].as_u64()).sum();
+        rows.push(
+            ["module".to_owned(), text(&m["name"]), text(&m["references"]), bytes.to_string()].join("\t"),
+        );
+    }
+    for bus in list(&inspect("pci", dir), "buses") {
+        for d in list(&bus, "devices") {
+            let name = text(&d["name"]);
+            let id = |key: &str| d[key].as_u64().expect("a number");
+            let ids = format!("{:04x}:{:04x}", id("vendor"), id("device"));
+            let bits = ["msi_enabled", "msix_enabled", "is_busmaster"];
+            let bits = bits.map(|b| if d[b] == true { "1" } else { "0" }).concat();
+            rows.push(format!("pci\t{name}\t{ids}\t{}\t{}\t{bits}", d["irq"], named(&d["driver"]["name"])));
+            for r in list(&d, "resources") {
+                let (start, end, flags) = (hex(&r["start"]), hex(&r["end"]), hex(&r["flags"]));
+                rows.push(format!("bar\t{name}\t{start}\t{end}\t{flags}"));
+            }
+            for m in list(&d, "msi_descs") {
+                rows.push(format!("msi\t{name}\t{}\t{}\t{}", m["index"], m["irq"], m["vectors"]));
+            }
+        }
+    }
+    for d in list(&inspect("devices", dir), "devices") {
+        rows.push(format!("platform\t{}\t{}", text(&d["name"]), named(&d["driver"]["name"])));
+    }
+    for r in list(&inspect("iomem", dir), "resources") {
+        rows.push(format!("iomem\t{}\t{}\t{}", hex(&r["start"]), hex(&r["end"]), named(&r["name"])));
+    }
+    let supplies = inspect("clocks", dir);
+    for (kind, key, name, first, second) in [
+        ("clock", "clocks", "name", "enable_count", "prepare_count"),
+        ("regulator", "regulators", "device", "use_count", "open_count"),
+        ("phy", "phys", "name", "init_count", "power_count"),
+    ] {
+        for s in list(&supplies, key) {
+            rows.push(format!("{kind}\t{}\t{}\t{}", text(&s[name]), s[first], s[second]));
+        }
+    }
+    for r in list(&supplies, "resets") {
+        let shared = u8::from(r["is_shared"] == true);
+        rows.push(format!("reset\t{}\t{}\t{shared}", r["id"], r["references"]));
+    }
+    let irqs = inspect("irqs", dir);
+    let domains = list(&irqs, "domains");
+    let domain =
+        |va: &Value| domains.iter().find(|d| d["va"] == *va).map_or("-".into(), |d| text(&d["name"]));
+    for d in &domains {
+        let parent = domain(&d["parent"]);
+        rows.push(format!("domain\t{}\t{}\t{parent}", text(&d["name"]), d["mapcount"]));
+    }
+    for d in list(&irqs, "descs") {
+        let (first, actions) = (&d["levels"][0], list(&d, "actions"));
+        let actions = actions.iter().map(|a| named(&a["name"])).collect::<Vec<_>>().join(",");
+        let actions = if actions.is_empty() { "-" } else { &actions };
+        let (hwirq, domain) = (hex(&first["hwirq"]), domain(&first["domain"]));
+        rows.push(format!("irq\t{}\t{hwirq}\t{domain}\t{actions}", d["virq"]));
+    }
+    let expected: Vec<_> = said.lines().collect();
+    let kinds = ["domain", "irq", "module", "pci", "bar", "msi", "platform", "iomem", "clock", "regulator"];
+    for kind in kinds.into_iter().chain(["reset", "phy"]) {
+        let of = |row: &&str| row.split('\t').next() == Some(kind);
+        let (ours, theirs): (Vec<_>, Vec<_>) = (
+            rows.iter().map(String::as_str).filter(of).collect(),
+            expected.iter().copied().filter(of).collect(),
+        );
+        assert_eq!(ours, theirs);
+        assert!(!ours.is_empty(), "{kind}: nothing to compare");
+    }
+    let handlers: Vec<_> = list(&irqs, "descs").iter().flat_map(|d| list(d, "actions")).collect();
+    let endpoint =
+        handlers.iter().find(|a| a["name"] == "pci-endpoint-test.0").expect("it is still requested");
+    assert_eq!(endpoint["handler_symbol"], "pci_endpoint_test_irqhandler [pci_endpoint_test]");
+}
+
+#[test]
+fn a_core_that_cannot_be_read_is_one_line_and_exit_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("core");
+    // The header of an ELF core: 64 bits, little-endian, ET_CORE, of this machine.
+    let core = |machine: u8| {
+        let mut head = vec![0; 64];
+        head[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        (head[16], head[18]) = (4, machine);
+        head
+    };
+    for (bytes, said) in [
+        (b"no ELF at all, but longer than the header of one, which is of 64 bytes".to_vec(), "not a 64-bit"),
+        (core(62), "ELF machine 62, not of arm64"),
+        (core(183), "no memory segment"),
+        (core(183)[..20].to_vec(), "cannot be read"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let out = plain(&["inspect", "irqs", "--core", file.to_str().unwrap()]);
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!((out.status.code(), stderr.lines().count()), (Some(2), 1), "{stderr}");
+        assert!(stderr.contains(said), "{said}: {stderr}");
     }
 }
 

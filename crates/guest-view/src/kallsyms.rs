@@ -18,6 +18,9 @@ pub enum KallsymsError {
     /// No token table.
     #[error("no kallsyms in the Image: built without CONFIG_KALLSYMS, or truncated")]
     NoTokens,
+    /// Only functions have symbols.
+    #[error("no symbols of data in the Image: built without CONFIG_KALLSYMS_ALL")]
+    NoData,
     /// A table that the token table belongs to was not found.
     #[error("kallsyms {0} not found: the Image is truncated or of an unknown layout")]
     NoTable(&'static str),
@@ -57,14 +60,18 @@ impl Symbols {
         let tokens = Tokens::find(image).ok_or(KallsymsError::NoTokens)?;
         let names = Names::find(image, tokens.at).ok_or(KallsymsError::NoTable("names"))?;
         let expanded = names.expand(image, &tokens).ok_or(KallsymsError::NoTable("names"))?;
+        if !expanded.iter().any(|(_, name)| name == "_text") {
+            return Err(KallsymsError::NoData);
+        }
         let offsets = offsets(image, &tokens, &names, &expanded).ok_or(KallsymsError::NoTable("offsets"))?;
-        let symbols: Vec<_> = expanded
-            .into_iter()
-            .zip(offsets)
-            .map(|((kind, name), offset)| Symbol { name, kind, offset })
-            .collect();
+        let named = expanded.into_iter().zip(offsets);
+        Ok(Self::new(named.map(|((kind, name), offset)| Symbol { name, kind, offset }).collect()))
+    }
+
+    /// Symbols known from elsewhere, in the order of addresses.
+    pub fn new(symbols: Vec<Symbol>) -> Self {
         let by_name = symbols.iter().enumerate().rev().map(|(i, s)| (s.name.clone(), i)).collect();
-        Ok(Self { symbols, by_name })
+        Self { symbols, by_name }
     }
 
     /// All of them, by address.
@@ -150,6 +157,9 @@ impl Names {
     /// every plausible count upwards from the far side, and take the one whose names end where the markers begin.
     fn find(image: &[u8], tokens_at: usize) -> Option<Self> {
         let mut budget = NAMES_BUDGET;
+        if let Some(names) = Self::below_markers(image, tokens_at, &mut budget) {
+            return Some(names);
+        }
         let mut count_at = tokens_at.checked_sub(16)? & !3;
         while count_at >= 8 {
             let count = le(image, count_at, 4)? as usize;
@@ -165,6 +175,36 @@ impl Names {
             count_at -= 4;
         }
         None
+    }
+
+    /// Where the markers end at the token table (6.12 and later), they say how many names there are and where they
+    /// begin, to within 256 names. The search above would run out of budget on the tables of a distribution's kernel.
+    fn below_markers(image: &[u8], tokens_at: usize, budget: &mut usize) -> Option<Self> {
+        let word = |at: usize| le(image, at, 4).map(|v| v as usize);
+        let mut at = tokens_at.checked_sub(4)? & !3;
+        // Padding to 8 bytes.
+        if word(at)? == 0 {
+            at = at.checked_sub(4)?;
+        }
+        let last = word(at)?;
+        let (mut markers, mut marker) = (1, last);
+        // The first one is 0.
+        while marker != 0 {
+            at = at.checked_sub(4)?;
+            let before = word(at).filter(|&before| before < marker)?;
+            (marker, markers) = (before, markers + 1);
+        }
+        let counts = 256 * (markers - 1) + 1..=256 * markers;
+        let highest = at.checked_sub(last)?;
+        let lowest = highest.saturating_sub(256 * (NAME_MAX_BYTES + 2));
+        let places = (lowest..highest).rev().filter(|at| at % 4 == 0);
+        places.filter(|&at| word(at).is_some_and(|count| counts.contains(&count))).find_map(|count_at| {
+            let count = word(count_at)?;
+            [count_at + 4, (count_at + 4).next_multiple_of(8)].into_iter().find_map(|at| {
+                let names = Self { count_at, count, at };
+                names.agree_with_markers(image, tokens_at, budget).then_some(names)
+            })
+        })
     }
 
     fn agree_with_markers(&self, image: &[u8], limit: usize, budget: &mut usize) -> bool {

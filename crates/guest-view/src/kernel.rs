@@ -2,18 +2,22 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::btf::Btf;
 use crate::btf::BtfError;
+use crate::kallsyms::find;
 use crate::kallsyms::KallsymsError;
 use crate::kallsyms::Symbols;
 use crate::le;
 use crate::memory::Memory;
 use crate::memory::MemoryError;
+use crate::modules::ModuleSymbols;
 use crate::translate::Tables;
 use crate::translate::TranslateError;
 use crate::types::Member;
 use crate::types::Types;
+use crate::vmcoreinfo::VmcoreInfo;
 
 /// Why a kernel cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,9 @@ pub enum OpenError {
     /// Too early in boot, or not this kernel's memory.
     #[error("the kernel at {0:#x} has not set up its addresses yet, or this is not its memory")]
     NotRunning(u64),
+    /// The build ID in VMCOREINFO is none of the Image's.
+    #[error("the Image is not the kernel in this memory, which has build ID {0}")]
+    OtherKernel(String),
     /// Memory failed.
     #[error("the kernel's own variables cannot be read")]
     Memory(#[from] MemoryError),
@@ -53,6 +60,9 @@ pub enum ReadError {
     /// The kernel's types do not have it.
     #[error("the kernel's types have no {0}")]
     NoMember(String),
+    /// Its symbols do not have it.
+    #[error("the kernel has no symbol {0}")]
+    NoSymbol(&'static str),
     /// The range wraps around.
     #[error("{0:#x} is too near the end of the address space")]
     Wraps(u64),
@@ -69,6 +79,8 @@ pub struct Source<'a> {
     pub types: Option<Types>,
     /// A vCPU's TTBR1_EL1 and TCR_EL1.
     pub ttbr1_tcr: Option<(u64, u64)>,
+    /// The kernel's VMCOREINFO, as a core has it. It says where the kernel runs, KASLR or not, and which Image it is.
+    pub vmcoreinfo: Option<VmcoreInfo>,
 }
 
 /// Larger than any Image: what a header claims is not believed beyond it.
@@ -85,6 +97,10 @@ pub struct Kernel<M> {
     text_va: u64,
     image_pa: u64,
     tlb: RefCell<HashMap<u64, u64>>,
+    /// Members looked up so far: finding one takes its whole structure apart.
+    members: RefCell<HashMap<(&'static str, &'static str), Option<Member>>>,
+    /// Symbols of modules, once they were asked for.
+    module_symbols: RefCell<Option<Arc<ModuleSymbols>>>,
 }
 
 struct Header {
@@ -114,6 +130,36 @@ fn find_image(memory: &impl Memory) -> Option<u64> {
                 && header(&head).is_some_and(|h| (1 << 20..IMAGE_MAX_BYTES).contains(&h.size))
         })
     })
+}
+
+/// Physical address of `_stext`, by VMCOREINFO.
+fn stext_pa(info: &VmcoreInfo) -> Option<u64> {
+    Some(info.symbol("_stext")?.wrapping_sub(info.number("kimage_voffset")?))
+}
+
+/// The Image that `_stext` is in: its header is at most 2 MiB below, where the linker aligns it most.
+fn image_below(memory: &impl Memory, stext_pa: u64) -> Option<u64> {
+    let mut head = [0; 64];
+    let highest = stext_pa & !0xffff;
+    (0..=32).filter_map(|i| highest.checked_sub(i << 16)).find(|&pa| {
+        memory.read(pa, &mut head).is_ok() && header(&head).is_some_and(|h| h.size < IMAGE_MAX_BYTES)
+    })
+}
+
+/// Whether an Image has a note with this build ID; one without any is not doubted.
+fn has_build_id(image: &[u8], id: &str) -> bool {
+    // ELF note: name and contents of 4 and 20 bytes, type NT_GNU_BUILD_ID.
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let (mut from, mut any) = (0, false);
+    while let Some(at) = find(image, from, NOTE) {
+        from = at + NOTE.len();
+        any = true;
+        let found = image.get(from..from + 20).unwrap_or_default();
+        if found.iter().map(|b| format!("{b:02x}")).collect::<String>() == id {
+            return true;
+        }
+    }
+    !any
 }
 
 /// Where the Image of a file runs, by its banner: older kernels (6.1) free the page with the header.
@@ -147,17 +193,27 @@ impl<M: Memory> Kernel<M> {
     /// Without `source.image` the Image is taken from memory. Kernels that free its first page (6.1) need the file.
     /// Where the Image lies at several places (a boot loader's copy), say which by `image_pa`.
     pub fn open(memory: M, source: Source<'_>) -> Result<Self, OpenError> {
+        let info = source.vmcoreinfo.unwrap_or_default();
+        let stext_pa = stext_pa(&info);
         let found = match source.image {
             Some(_) => None,
             None => {
-                let pa = source.image_pa.or_else(|| find_image(&memory)).ok_or(OpenError::NoImage)?;
+                let below = || stext_pa.and_then(|at| image_below(&memory, at));
+                let pa = source.image_pa.or_else(below).or_else(|| find_image(&memory));
+                let pa = pa.ok_or(OpenError::NoImage)?;
                 Some((pa, image_in(&memory, pa)?))
             }
         };
         let image = source.image.or(found.as_ref().map(|(_, i)| i.as_slice())).unwrap_or_default();
+        if let Some(id) = info.build_id().filter(|id| !has_build_id(image, id)) {
+            return Err(OpenError::OtherKernel(id.to_owned()));
+        }
         let symbols = Symbols::from_image(image)?;
         let image_pa = source.image_pa.or(found.as_ref().map(|(pa, _)| *pa));
-        let image_pa = image_pa.or_else(|| locate(&memory, image, &symbols)).ok_or(OpenError::NoImage)?;
+        let stext = symbols.offset("_stext");
+        let by_stext = stext_pa.zip(stext).map(|(pa, offset)| pa.wrapping_add_signed(offset.wrapping_neg()));
+        let image_pa =
+            image_pa.or(by_stext).or_else(|| locate(&memory, image, &symbols)).ok_or(OpenError::NoImage)?;
         let types = match source.types {
             Some(t) => t,
             None => Types::Btf(Box::new(Btf::from_image(image)?)),
@@ -173,7 +229,11 @@ impl<M: Memory> Kernel<M> {
             Ok(u64::from_le_bytes(raw))
         };
         // Linux arch/arm64/kernel/head.S sets it before start_kernel: virtual minus physical address of the Image.
-        let text_va = image_pa.wrapping_add(number("kimage_voffset")?);
+        let voffset = match info.number("kimage_voffset") {
+            Some(known) => known,
+            None => number("kimage_voffset")?,
+        };
+        let text_va = image_pa.wrapping_add(voffset);
         if text_va >> 55 != 0x1ff {
             return Err(OpenError::NotRunning(image_pa));
         }
@@ -182,9 +242,10 @@ impl<M: Memory> Kernel<M> {
             None => {
                 // A variable where 52 bits are configured. Elsewhere the Image lies in the lower part of the upper
                 // half of the kernel's addresses (arch/arm64/include/asm/memory.h, _PAGE_END).
-                let va_bits = match number("vabits_actual") {
-                    Ok(bits) => (bits & 0xff) as u32,
-                    Err(_) => 65 - text_va.leading_ones(),
+                let va_bits = match (info.number("TCR_EL1_T1SZ"), number("vabits_actual")) {
+                    (Some(t1sz), _) => 64 - (t1sz & 0x3f) as u32,
+                    (None, Ok(bits)) => (bits & 0xff) as u32,
+                    (None, Err(_)) => 65 - text_va.leading_ones(),
                 };
                 Tables { root_pa: place("swapper_pg_dir")?, granule_bits, va_bits }
             }
@@ -204,7 +265,17 @@ impl<M: Memory> Kernel<M> {
         text_va: u64,
         image_pa: u64,
     ) -> Self {
-        Self { memory, symbols, types, tables, text_va, image_pa, tlb: RefCell::default() }
+        Self {
+            memory,
+            symbols,
+            types,
+            tables,
+            text_va,
+            image_pa,
+            tlb: RefCell::default(),
+            members: RefCell::default(),
+            module_symbols: RefCell::default(),
+        }
     }
 
     /// The memory it was opened on.
@@ -227,9 +298,10 @@ impl<M: Memory> Kernel<M> {
         self.image_pa
     }
 
-    /// Forget translations: to be called whenever the guest has run since.
+    /// Forget translations and modules: to be called whenever the guest has run since.
     pub fn guest_has_run(&self) {
         self.tlb.borrow_mut().clear();
+        self.module_symbols.borrow_mut().take();
     }
 
     /// Virtual address of a symbol.
@@ -237,15 +309,51 @@ impl<M: Memory> Kernel<M> {
         self.symbols.offset(name).map(|o| self.text_va.wrapping_add_signed(o))
     }
 
-    /// Name of the kernel's own symbol at or below an address within the Image, as `name+0x10`.
+    /// Virtual address of a symbol that a view starts from.
+    pub(crate) fn root(&self, name: &'static str) -> Result<u64, ReadError> {
+        self.symbol(name).ok_or(ReadError::NoSymbol(name))
+    }
+
+    /// Name of the symbol at or below an address: `name+0x10` of the kernel's own, `name+0x10 [module]` of a module that
+    /// is on the kernel's list. `None` for any other address, that of a module already unloaded among them.
     pub fn symbolize(&self, va: u64) -> Option<String> {
+        let va = self.tables.canonical(va).ok()?;
         let offset = va.wrapping_sub(self.text_va);
         let end = self.symbols.offset("_end").and_then(|o| u64::try_from(o).ok())?;
         if offset >= end {
-            return None;
+            return self.module_symbols().symbolize(va);
         }
         let (symbol, past) = self.symbols.nearest(i64::try_from(offset).ok()?)?;
         Some(if past == 0 { symbol.name.clone() } else { format!("{}+{past:#x}", symbol.name) })
+    }
+
+    /// The kernel's VMCOREINFO as it lies in memory; `None` before it has set it up.
+    pub fn vmcoreinfo(&self) -> Option<VmcoreInfo> {
+        const MAX_BYTES: usize = 64 << 10;
+        let value = |name| self.u64(self.symbol(name)?).ok();
+        let len = usize::try_from(value("vmcoreinfo_size")?).ok()?.min(MAX_BYTES);
+        let mut text = vec![0; len];
+        self.read(value("vmcoreinfo_data")?, &mut text).ok()?;
+        Some(VmcoreInfo::parse(&text)).filter(|info| info.release().is_some())
+    }
+
+    fn module_symbols(&self) -> Arc<ModuleSymbols> {
+        if let Some(known) = self.module_symbols.borrow().as_ref() {
+            return known.clone();
+        }
+        let read = Arc::new(ModuleSymbols::read(self));
+        self.module_symbols.replace(Some(read.clone()));
+        read
+    }
+
+    /// A member by the path to it, looked up once.
+    pub(crate) fn member(&self, of: &'static str, path: &'static str) -> Option<Member> {
+        if let Some(known) = self.members.borrow().get(&(of, path)) {
+            return known.clone();
+        }
+        let found = self.types.offset(of, path);
+        self.members.borrow_mut().insert((of, path), found.clone());
+        found
     }
 
     /// Physical address of a virtual one.
@@ -329,8 +437,19 @@ impl<M: Memory> Kernel<M> {
     }
 
     /// An object of a type at an address.
-    pub fn object(&self, va: u64, of: &str) -> Object<'_, M> {
-        Object { kernel: self, va, of: of.to_owned() }
+    pub fn object(&self, va: u64, of: &'static str) -> Object<'_, M> {
+        Object { kernel: self, va, of }
+    }
+
+    /// The object of a type whose member is at an address.
+    pub fn container(
+        &self,
+        member_va: u64,
+        of: &'static str,
+        path: &'static str,
+    ) -> Result<Object<'_, M>, ReadError> {
+        let member = self.object(member_va, of).member(path)?;
+        Ok(self.object(member_va.wrapping_sub(member.offset), of))
     }
 
     /// Address of a CPU's copy of a per-CPU variable, by its symbol.
@@ -342,29 +461,54 @@ impl<M: Memory> Kernel<M> {
     }
 }
 
-/// An object in the kernel's memory, for what is read once. Where many are read, keep `Types::offset`'s results.
+/// Longest string that a view takes from a guest.
+const TEXT_MAX_BYTES: usize = 256;
+
+/// An object in the kernel's memory.
 pub struct Object<'k, M> {
     kernel: &'k Kernel<M>,
     /// Where it is.
     pub va: u64,
     /// Name of its structure.
-    pub of: String,
+    pub of: &'static str,
 }
 
 impl<M: Memory> Object<'_, M> {
     /// Where a member is, by its path.
-    pub fn member(&self, path: &str) -> Result<Member, ReadError> {
+    pub fn member(&self, path: &'static str) -> Result<Member, ReadError> {
         let missing = || ReadError::NoMember(format!("{}.{path}", self.of));
-        self.kernel.types.offset(&self.of, path).ok_or_else(missing)
+        self.kernel.member(self.of, path).ok_or_else(missing)
+    }
+
+    /// Address of a member.
+    pub fn address(&self, path: &'static str) -> Result<u64, ReadError> {
+        Ok(self.va.wrapping_add(self.member(path)?.offset))
     }
 
     /// A member's value: a number, a pointer or a bit field.
-    pub fn field(&self, path: &str) -> Result<u64, ReadError> {
+    pub fn field(&self, path: &'static str) -> Result<u64, ReadError> {
         let member = self.member(path)?;
         let raw = self.kernel.number(self.va.wrapping_add(member.offset), member.size as usize)?;
         Ok(match member.bits {
             Some((shift, width)) if shift < 64 && width < 64 => raw >> shift & ((1 << width) - 1),
             _ => raw,
         })
+    }
+
+    /// A member's value, where the kernel has that member.
+    pub fn field_if_any(&self, path: &'static str) -> Result<Option<u64>, ReadError> {
+        self.kernel.member(self.of, path).map(|_| self.field(path)).transpose()
+    }
+
+    /// The string that a member points to; `None` for a null pointer or one that leads nowhere.
+    pub fn text(&self, path: &'static str) -> Option<String> {
+        let at = self.field(path).ok().filter(|&at| at != 0)?;
+        self.kernel.string(at, TEXT_MAX_BYTES).ok()
+    }
+
+    /// The string in a member that is an array of characters.
+    pub fn chars(&self, path: &'static str) -> Result<String, ReadError> {
+        let member = self.member(path)?;
+        self.kernel.string(self.va.wrapping_add(member.offset), TEXT_MAX_BYTES.min(member.size as usize))
     }
 }

@@ -1,6 +1,7 @@
 //! A guest Linux kernel's own structures, read from its memory with no help from the guest.
 //!
-//! *Modelled*: arm64 kernels with kallsyms; types from BTF or from a JSON of offsets; IRQ domains and descriptors.
+//! *Modelled*: arm64 kernels with kallsyms, KASLR or not; types from BTF or from a JSON of offsets; IRQ domains and
+//! descriptors, modules, PCI, devices of a bus, memory resources, use counts of clocks, regulators, resets and PHYs.
 //!
 //! *Not modelled*: other architectures, 32-bit guests, physical addresses of 2^48 and above, types from DWARF.
 //!
@@ -12,15 +13,21 @@
 #![forbid(unsafe_code)]
 
 pub mod btf;
+pub mod devices;
 pub mod irq;
 pub mod kallsyms;
 pub mod kernel;
 pub mod memory;
+pub mod modules;
+pub mod pci;
+pub mod resources;
+pub mod supplies;
 pub mod translate;
 pub mod types;
 pub mod vmcoreinfo;
 pub mod walk;
 
+pub use devices::DeviceView;
 pub use irq::IrqReader;
 pub use irq::IrqView;
 pub use kallsyms::Symbols;
@@ -31,6 +38,10 @@ pub use kernel::Source;
 pub use memory::Core;
 pub use memory::Memory;
 pub use memory::RamImage;
+pub use modules::ModuleView;
+pub use pci::PciView;
+pub use resources::ResourceView;
+pub use supplies::SupplyView;
 pub use types::Member;
 pub use types::Types;
 pub use vmcoreinfo::VmcoreInfo;

@@ -96,14 +96,24 @@ pub enum CoreError {
     /// Another machine's core.
     #[error("a core of ELF machine {0}, not of arm64 (183)")]
     OtherMachine(u16),
+    /// Its headers say that there is more of it.
+    #[error("the core is truncated: {len} bytes of at least {wanted}")]
+    Truncated {
+        /// Bytes of the file.
+        len: u64,
+        /// Where a segment ends.
+        wanted: u64,
+    },
     /// No memory in it.
     #[error("the core has no memory segment")]
     NoMemory,
 }
 
+/// Memory that a core has: what is not in the file (`p_memsz` beyond `p_filesz`) is zero.
 struct Segment {
     pa: Range<u64>,
     offset: u64,
+    file_bytes: u64,
 }
 
 /// One vCPU's general registers, from a core's NT_PRSTATUS.
@@ -136,6 +146,7 @@ impl<F: Read + Seek> Core<F> {
     /// Headers and notes of a core.
     pub fn open(mut file: F) -> Result<Self, CoreError> {
         let mut head = [0; 64];
+        let len = file.seek(SeekFrom::End(0))?;
         file.rewind()?;
         file.read_exact(&mut head)?;
         // ELF64, little-endian, ET_CORE.
@@ -153,9 +164,15 @@ impl<F: Read + Seek> Core<F> {
             file.seek(SeekFrom::Start(phoff.saturating_add(i * phentsize)))?;
             file.read_exact(&mut ph)?;
             let field = |at| le(&ph, at, 8).unwrap_or(0);
-            let (offset, pa, size) = (field(8), field(24), field(32));
+            let (offset, pa, size, in_memory) = (field(8), field(24), field(32), field(40));
             match le(&ph, 0, 4) {
-                Some(1) => segments.push(Segment { pa: pa..pa.saturating_add(size), offset }),
+                Some(1) => {
+                    if offset.saturating_add(size) > len {
+                        return Err(CoreError::Truncated { len, wanted: offset.saturating_add(size) });
+                    }
+                    let pa = pa..pa.saturating_add(size.max(in_memory));
+                    segments.push(Segment { pa, offset, file_bytes: size });
+                }
                 Some(4) => {
                     let mut notes = Vec::new();
                     file.seek(SeekFrom::Start(offset))?;
@@ -202,20 +219,42 @@ pub(crate) fn each_note(mut notes: &[u8], mut see: impl FnMut(&[u8], u64, &[u8])
     while next().is_some() {}
 }
 
+impl<F> Core<F> {
+    /// The segment that has an address, by their order: a core of a large guest has thousands.
+    fn segment(&self, pa: u64) -> Option<&Segment> {
+        let after = self.segments.partition_point(|s| s.pa.start <= pa);
+        self.segments.get(after.checked_sub(1)?).filter(|s| s.pa.contains(&pa))
+    }
+}
+
 impl<F: Read + Seek> Memory for Core<F> {
     fn read(&self, pa: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
         let absent = MemoryError::Absent { pa, len: buf.len() };
-        let Some(end) = pa.checked_add(buf.len() as u64) else { return Err(absent) };
-        let Some(s) = self.segments.iter().find(|s| s.pa.start <= pa && end <= s.pa.end) else {
-            return Err(absent);
-        };
-        let mut file = self.file.borrow_mut();
-        file.seek(SeekFrom::Start(s.offset.saturating_add(pa - s.pa.start)))
-            .and_then(|_| file.read_exact(buf))
-            .map_err(|e| MemoryError::Core { pa, reason: e.to_string() })
+        let (mut at, mut rest) = (pa, buf);
+        while !rest.is_empty() {
+            let Some(s) = self.segment(at) else { return Err(absent) };
+            let inside = at - s.pa.start;
+            let in_file = s.file_bytes.saturating_sub(inside);
+            let there = if in_file == 0 { s.pa.end - at } else { in_file };
+            let len = usize::try_from(there).unwrap_or(usize::MAX).min(rest.len());
+            let (part, after) = rest.split_at_mut(len);
+            if in_file == 0 {
+                part.fill(0);
+            } else {
+                let mut file = self.file.borrow_mut();
+                file.seek(SeekFrom::Start(s.offset.saturating_add(inside)))
+                    .and_then(|_| file.read_exact(part))
+                    .map_err(|e| MemoryError::Core { pa, reason: e.to_string() })?;
+            }
+            at = at.saturating_add(len as u64);
+            rest = after;
+        }
+        Ok(())
     }
 
+    /// What lies in the file: the rest is zero.
     fn ranges(&self) -> Vec<Range<u64>> {
-        self.segments.iter().map(|s| s.pa.clone()).collect()
+        let in_file = |s: &Segment| s.pa.start..s.pa.start.saturating_add(s.file_bytes);
+        self.segments.iter().map(in_file).collect()
     }
 }

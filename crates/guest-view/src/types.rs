@@ -87,6 +87,14 @@ impl Types {
         self.layout(name).map(|l| l.size)
     }
 
+    /// Names and values of an enum; a table of offsets has none.
+    pub fn enumerators(&self, name: &str) -> Option<BTreeMap<String, i64>> {
+        match self {
+            Self::Btf(btf) => btf.enumerators(name),
+            Self::Table(_) => None,
+        }
+    }
+
     /// A member by its path through embedded structures, such as `irq_data.hwirq` in `irq_desc`.
     pub fn offset(&self, name: &str, path: &str) -> Option<Member> {
         let (mut layout, mut base) = (self.layout(name)?, 0_u64);

@@ -72,6 +72,13 @@ pub enum Corruption {
     NoType(&'static str),
 }
 
+impl Corruption {
+    /// The pointer `node` leads nowhere.
+    pub(crate) fn wild(container: &'static str, node: u64, e: &ReadError) -> Self {
+        Self::WildPointer { container, node, reason: e.to_string() }
+    }
+}
+
 /// The state that every walk keeps.
 struct Budget {
     container: &'static str,
@@ -95,7 +102,7 @@ impl Budget {
     }
 
     fn wild(&self, node: u64, e: &ReadError) -> Corruption {
-        Corruption::WildPointer { container: self.container, node, reason: e.to_string() }
+        Corruption::wild(self.container, node, e)
     }
 }
 
@@ -144,6 +151,15 @@ pub fn chain<M: Memory>(k: &Kernel<M>, first: u64, next_offset: u64, budget: usi
     };
     let result = walk();
     finish(items, result)
+}
+
+/// Addresses of the nodes on the `struct hlist_head` at `head`.
+pub fn hlist<M: Memory>(k: &Kernel<M>, head: u64, budget: usize) -> Walk<u64> {
+    // struct hlist_head has only `first`; struct hlist_node begins with `next`.
+    match k.u64(head) {
+        Ok(first) => chain(k, first, 0, budget),
+        Err(e) => Walk { items: Vec::new(), corruption: Some(Corruption::wild("hlist", head, &e)) },
+    }
 }
 
 /// Slots of one kind of maple node, by the kernel's types.

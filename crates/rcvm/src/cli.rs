@@ -56,6 +56,12 @@ pub enum Command {
     Selftest(SelftestArgs),
     /// Decode a trace.bin: one register access a line
     Trace(TraceArgs),
+    /// Show a guest kernel's own structures, read from a core with no help from the guest
+    #[command(
+        after_help = "Needs a kernel with BTF and CONFIG_KALLSYMS_ALL. Exit code: 0 shown (what could not be read is said on \
+        standard error), 2 the core cannot be read."
+    )]
+    Inspect(InspectArgs),
     /// Show what a run found, or make its page anew
     #[command(
         args_conflicts_with_subcommands = true,
@@ -435,6 +441,42 @@ pub struct TraceArgs {
     /// Write a recording that tests replay against the model: everything from power-on to the end of cycle 1
     #[arg(long, value_name = "FILE", conflicts_with_all = ["diff", "chrome"])]
     pub record: Option<PathBuf>,
+}
+
+/// What to show of a guest kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum View {
+    /// Interrupt descriptors, their domains and handlers
+    Irqs,
+    /// Interrupt domains
+    Domains,
+    /// PCI buses and devices, drivers, MSI descriptors
+    Pci,
+    /// Loaded modules
+    Modules,
+    /// Platform devices, their drivers, and deferred probes
+    Devices,
+    /// The tree of memory resources
+    Iomem,
+    /// Use counts of clocks, regulators, resets and PHYs
+    Clocks,
+}
+
+/// Arguments of `rcvm inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// What to show
+    #[arg(value_enum)]
+    pub view: View,
+    /// An arm64 core (vmcore): core.elf of `rcvm torture`, or the directory that has it
+    #[arg(long, value_name = "FILE")]
+    pub core: PathBuf,
+    /// Image or Image.gz of the core's kernel; if it is not given, that of the report beside the core, else the one in the core
+    #[arg(long, value_name = "IMAGE")]
+    pub kernel: Option<PathBuf>,
+    /// As JSON, with addresses
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which accesses of a trace.

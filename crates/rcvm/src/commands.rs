@@ -3,6 +3,7 @@
 mod defects;
 mod doctor;
 mod image;
+mod inspect;
 mod lspci;
 mod matrix;
 mod report;
@@ -44,6 +45,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Defects(args) => defects::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Selftest(args) => selftest::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Registers => {

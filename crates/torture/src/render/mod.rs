@@ -93,7 +93,7 @@ fn cases(r: &Report) -> Vec<Case<'_>> {
 }
 
 /// Text with its control codes, and what turns the direction of text, made visible; line feeds stay.
-pub(crate) fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         let hidden = matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}');
