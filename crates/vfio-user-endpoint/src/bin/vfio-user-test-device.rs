@@ -2,7 +2,8 @@
 //!
 //! BAR 0: 0x00 scratch, 0x04 raise the MSI or MSI-X vector written, 0x08 address of DMA, 0x0c DMA write of scratch there, 0x10 DMA
 //! read from there into scratch, 0x14 errno of the last DMA, 0x18 level of INTx, 0x1c a read never returns, 0x20 a read ends the
-//! process. BAR 2: MSI-X table. A line on stdout says when it listens, when a read hangs and when it was reset.
+//! process, 0x24 after the reply as many posted DMA writes there as are written, of their number, then MSI or MSI-X vector 0. BAR 2:
+//! MSI-X table. A line on stdout says when it listens, when a read hangs and when it was reset.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -38,6 +39,7 @@ struct Device {
     dma_addr: u32,
     dma_errno: u32,
     level: bool,
+    posted: u32,
     triggers: [Vec<Option<OwnedFd>>; 3],
 }
 
@@ -78,6 +80,22 @@ impl Device {
                 Err(errno) => h.refusal(errno).message(&[]),
             };
             self.stream.write_all(&reply)?;
+            self.burst()?;
+        }
+        Ok(())
+    }
+
+    /// Writes that nobody answers, and an interrupt that tells of them.
+    fn burst(&mut self) -> io::Result<()> {
+        let posted = std::mem::take(&mut self.posted);
+        let h = Header { command: command::DMA_WRITE, flags: wire::NO_REPLY, ..Header::default() };
+        for n in 1..=posted {
+            let at = wire::longs(&[self.dma_addr.into(), 4]);
+            self.stream.write_all(&h.message(&[&at, &n.to_le_bytes()]))?;
+        }
+        if posted > 0 {
+            self.trigger(irq::MSI, 0)?;
+            self.trigger(irq::MSIX, 0)?;
         }
         Ok(())
     }
@@ -187,6 +205,7 @@ impl Device {
                     self.scratch = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
                 }
             }
+            0x24 => self.posted = v,
             0x18 => {
                 self.level = v != 0;
                 if self.level {
@@ -217,7 +236,15 @@ fn main() -> io::Result<()> {
     io::stdout().flush()?;
     let (stream, _) = listener.accept()?;
     let triggers = [Vec::new(), Vec::new(), Vec::new()];
-    let mut d =
-        Device { stream, config: config(), scratch: 0, dma_addr: 0, dma_errno: 0, level: false, triggers };
+    let mut d = Device {
+        stream,
+        config: config(),
+        scratch: 0,
+        dma_addr: 0,
+        dma_errno: 0,
+        level: false,
+        posted: 0,
+        triggers,
+    };
     d.serve()
 }
