@@ -19,6 +19,7 @@ mod endpoint;
 mod interrupts;
 mod registers;
 pub mod relay;
+pub mod server;
 mod transport;
 pub mod wire;
 

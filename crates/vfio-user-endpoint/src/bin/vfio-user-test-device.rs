@@ -7,17 +7,12 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::io::IoSliceMut;
-use std::io::Read;
 use std::io::Write;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 
-use rustix::net::RecvAncillaryBuffer;
-use rustix::net::RecvAncillaryMessage;
-use rustix::net::RecvFlags;
+use vfio_user_endpoint::server;
 use vfio_user_endpoint::wire;
 use vfio_user_endpoint::wire::command;
 use vfio_user_endpoint::wire::irq;
@@ -28,9 +23,6 @@ const BAR_BYTES: u64 = 0x1000;
 const MSIX_VECTORS: u32 = 4;
 const EINVAL: u32 = 22;
 const ENOTSUP: u32 = 95;
-
-/// A command with its payload and what came along.
-type Received = (Header, Vec<u8>, Vec<OwnedFd>);
 
 struct Device {
     stream: UnixStream,
@@ -56,25 +48,8 @@ fn config() -> Vec<u8> {
 }
 
 impl Device {
-    fn receive(&mut self) -> io::Result<Option<Received>> {
-        let (mut head, mut fds) = ([0; wire::HEADER_BYTES], Vec::new());
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
-        let got = rustix::net::recvmsg(&self.stream, &mut [IoSliceMut::new(&mut head)], &mut control, flags)?;
-        for m in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(received) = m {
-                fds.extend(received);
-            }
-        }
-        let Some(h) = Header::parse(&head[..got.bytes]) else { return Ok(None) };
-        let mut payload = vec![0; (h.bytes as usize).saturating_sub(wire::HEADER_BYTES)];
-        self.stream.read_exact(&mut payload)?;
-        Ok(Some((h, payload, fds)))
-    }
-
     fn serve(&mut self) -> io::Result<()> {
-        while let Some((h, payload, fds)) = self.receive()? {
+        while let Some((h, payload, fds)) = server::receive(&self.stream)? {
             let reply = match self.answer(h, &payload, fds)? {
                 Ok(reply) => h.reply().message(&[&reply]),
                 Err(errno) => h.refusal(errno).message(&[]),
@@ -222,7 +197,7 @@ impl Device {
         let at = wire::longs(&[self.dma_addr.into(), 4]);
         let h = Header { id: 0x77, command, ..Header::default() };
         self.stream.write_all(&h.message(&[&at, data]))?;
-        let Some((h, payload, _)) = self.receive()? else { return Ok(Vec::new()) };
+        let Some((h, payload, _)) = server::receive(&self.stream)? else { return Ok(Vec::new()) };
         self.dma_errno = h.error;
         Ok(payload)
     }

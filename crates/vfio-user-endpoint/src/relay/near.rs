@@ -251,7 +251,7 @@ impl Server {
         match gone {
             Ok(()) => self.socket = Some(socket),
             Err(why) => {
-                log::info!("vfio-user server: {why}");
+                log::warn!("vfio-user device lost: {why}");
                 self.close();
                 out(Body::Closed);
             }
