@@ -489,6 +489,63 @@ fn a_disk_in_a_file_keeps_what_a_guest_wrote_and_is_only_read_unless_it_is_scrat
     assert_refused(refused.status.code(), &String::from_utf8_lossy(&refused.stderr), &["none", "card 1"]);
 }
 
+/// The NVMe model in a process of its own, behind a socket.
+struct Served {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Served {
+    fn new(options: &[&str]) -> Served {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cmd = Command::new(env!("CARGO_BIN_EXE_vfio-user-test-nvme"));
+        cmd.arg(dir.path().join("s")).args(options).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = cmd.spawn().expect("start the server");
+        let mut says = [0; 8];
+        child.stdout.as_mut().unwrap().read_exact(&mut says).expect("it listens");
+        Served { child, dir }
+    }
+
+    fn card(&self) -> String {
+        format!("vfio-user,socket={},like=nvme,scratch", self.dir.path().join("s").display())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_device_of_another_process_works_and_is_torn_down() {
+    let served = Served::new(&[]);
+    let r = torture(&["--cycles", "2", "--endpoint", &served.card()]);
+    r.assert_verdict("clean", 0);
+    for c in r.report()["cycles"].as_array().unwrap() {
+        // Its vectors are mapped; blocks are written, read back and compared, which takes DMA both ways and interrupts.
+        assert!(c["worked"].as_u64() >= Some(1) && c["created"].as_u64() >= Some(3), "{c}");
+    }
+}
+
+#[test]
+fn a_device_whose_process_dies_in_the_middle_of_an_access_is_gone_and_told() {
+    let served = Served::new(&["--die-at", "150"]);
+    let r = torture(&["--cycles", "1", "--endpoint", &served.card()]);
+    r.assert_verdict("inconclusive", 4);
+    let report = r.report();
+    let findings = report["findings"].as_array().unwrap();
+    let lost = findings.iter().find(|f| f["rule"] == "ep lost its vfio-user server");
+    assert_eq!(lost.map(|f| &f["class"]), Some(&"operation-failed".into()), "{}", r.all());
+    assert!(!r.classes().contains(&"hang".into()), "{}", r.all());
+
+    let left = served.dir.path().join("none");
+    let refused = plain(&["torture", "--endpoint", &format!("vfio-user,socket={}", left.display())]);
+    let words = [left.to_str().unwrap(), "start the server"];
+    assert_refused(refused.status.code(), &String::from_utf8_lossy(&refused.stderr), &words);
+}
+
 #[test]
 fn a_line_is_shared_and_slots_are_swapped_while_the_bridge_is_bound() {
     let r = torture(&[

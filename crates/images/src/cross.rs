@@ -63,7 +63,11 @@ pub fn build(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<Binar
             TARGET,
             "-p",
             "guest-agent",
+            "--bin",
+            "guest-agent",
             "-p",
+            "rcvm",
+            "--bin",
             "rcvm",
         ])
         .arg("--target-dir")

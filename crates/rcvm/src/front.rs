@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -20,10 +21,12 @@ use anyhow::Context;
 use anyhow::Result;
 use torture::stream;
 use torture::stream::Kind;
+use vfio_user_endpoint::relay;
 
 use crate::cli::Mode;
 use crate::job::Job;
 use crate::outer;
+use crate::topology::CardKind;
 
 /// Longest wait for the outer machine to boot, seconds.
 const OUTER_BOOT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,6 +38,10 @@ const QEMU: &str = "qemu-system-aarch64";
 /// What to do where there is none.
 const QEMU_REMEDY: &str = "apt-get install qemu-system-arm (scripts/setup does)";
 
+/// Socket of the stream of frames, in the worker's directory.
+const WORKER_SOCKET: &str = "worker.sock";
+/// Socket of the outer machine's port to the servers of vfio-user cards, in the worker's directory.
+const SERVERS_SOCKET: &str = "servers.sock";
 /// Name of the outer machine's initramfs in the worker's directory.
 const OUTER_INITRAMFS: &str = "outer.cpio";
 
@@ -42,7 +49,7 @@ const OUTER_INITRAMFS: &str = "outer.cpio";
 pub struct Worker {
     child: Child,
     frames: Receiver<(Kind, Vec<u8>)>,
-    to_worker: Option<std::os::unix::net::UnixStream>,
+    to_worker: Option<UnixStream>,
     /// From the start to the worker's first word, ms.
     pub start_ms: u64,
     /// Keeps socket, initramfs and outer console until the worker is gone.
@@ -107,10 +114,14 @@ pub fn start(place: Where, job: &Job, outer: &images::Image) -> Result<Worker> {
         .prefix("rcvm-")
         .tempdir()
         .context("cannot create a temporary directory (set TMPDIR)")?;
+    let relay = match place {
+        Where::Nested if job.board.topology.has(CardKind::VfioUser) => {
+            Some((listen(dir.path(), SERVERS_SOCKET)?, job.board.topology.connect_servers()?))
+        }
+        _ => None,
+    };
     let begun = Instant::now();
-    let socket = dir.path().join("worker.sock");
-    let listener =
-        UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let listener = listen(dir.path(), WORKER_SOCKET)?;
     let mut cmd = match place {
         Where::Native => native_command(job, dir.path())?,
         Where::Nested => nested_command(job, outer, dir.path())?,
@@ -120,7 +131,13 @@ pub fn start(place: Where, job: &Job, outer: &images::Image) -> Result<Worker> {
         Where::Native => "cannot start the worker".to_owned(),
         Where::Nested => format!("cannot start {QEMU}: {QEMU_REMEDY}"),
     })?;
-    let stream = match accept(&listener, &mut child, begun + OUTER_BOOT_TIMEOUT) {
+    let connected = accept(&listener, &mut child, begun + OUTER_BOOT_TIMEOUT).and_then(|stream| {
+        if let Some((listener, servers)) = relay {
+            start_relay(accept(&listener, &mut child, begun + OUTER_BOOT_TIMEOUT)?, servers)?;
+        }
+        Ok(stream)
+    });
+    let stream = match connected {
         Ok(s) => s,
         Err(e) => {
             let _ = child.kill();
@@ -136,6 +153,22 @@ pub fn start(place: Where, job: &Job, outer: &images::Image) -> Result<Worker> {
     let _ = std::fs::remove_file(w.dir.path().join(OUTER_INITRAMFS));
     w.start_ms = begun.elapsed().as_millis() as u64;
     Ok(w)
+}
+
+fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
+    let socket = dir.join(name);
+    UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))
+}
+
+/// Relay between the outer machine and the servers of vfio-user cards until the machine ends.
+fn start_relay(link: UnixStream, servers: Vec<UnixStream>) -> Result<()> {
+    let relay = move || {
+        if let Err(e) = relay::serve(link, servers) {
+            log::warn!("relay of vfio-user devices: {e}");
+        }
+    };
+    std::thread::Builder::new().name("vfio-user relay".into()).spawn(relay).context("start a thread")?;
+    Ok(())
 }
 
 fn native_command(job: &Job, dir: &Path) -> Result<Command> {
@@ -179,11 +212,16 @@ fn nested_command(job: &Job, outer: &images::Image, dir: &Path) -> Result<Comman
         .args(["-append", "console=ttyAMA0 quiet loglevel=4 panic=-1 rdinit=/init"])
         .args(["-device", "virtio-serial-device"])
         .arg("-chardev")
-        .arg(format!("socket,id=worker,path={}", dir.join("worker.sock").display()))
+        .arg(format!("socket,id=worker,path={}", dir.join(WORKER_SOCKET).display()))
         .args(["-device", &format!("virtserialport,chardev=worker,name={}", outer::PORT_NAME)])
         .stdin(Stdio::null())
         .stdout(log.try_clone().context("clone the log")?)
         .stderr(log);
+    if job.board.topology.has(CardKind::VfioUser) {
+        cmd.arg("-chardev")
+            .arg(format!("socket,id=servers,path={}", dir.join(SERVERS_SOCKET).display()))
+            .args(["-device", &format!("virtserialport,chardev=servers,name={}", outer::SERVERS_PORT_NAME)]);
+    }
     for (n, (file, read_only)) in job.board.topology.files().enumerate() {
         add_disk(&mut cmd, &outer::disk_serial(n), file, read_only);
     }
@@ -228,11 +266,7 @@ fn outer_initramfs(job: &Job, image: &images::Image, to: &Path) -> Result<()> {
         .with_context(|| format!("cannot write {}: free some space or set TMPDIR", to.display()))
 }
 
-fn accept(
-    listener: &UnixListener,
-    child: &mut Child,
-    deadline: Instant,
-) -> Result<std::os::unix::net::UnixStream> {
+fn accept(listener: &UnixListener, child: &mut Child, deadline: Instant) -> Result<UnixStream> {
     listener.set_nonblocking(true).context("listen")?;
     loop {
         match listener.accept() {
@@ -253,7 +287,7 @@ fn accept(
     }
 }
 
-fn read_in_background(mut stream: std::os::unix::net::UnixStream) -> Receiver<(Kind, Vec<u8>)> {
+fn read_in_background(mut stream: UnixStream) -> Receiver<(Kind, Vec<u8>)> {
     let (tx, rx) = channel();
     std::thread::spawn(move || {
         while let Ok(Some(frame)) = stream::read_frame(&mut stream as &mut dyn Read) {
@@ -317,7 +351,7 @@ impl Worker {
     }
 
     /// Terminal input for the guest.
-    pub fn input(&mut self) -> Option<std::os::unix::net::UnixStream> {
+    pub fn input(&mut self) -> Option<UnixStream> {
         self.to_worker.as_ref().and_then(|s| s.try_clone().ok())
     }
 
@@ -336,8 +370,7 @@ impl Worker {
 
 /// The stream of a native worker: the socket beside its job file.
 pub fn native_stream(job: &Path) -> Result<File> {
-    let socket: PathBuf = job.with_file_name("worker.sock");
-    let s = std::os::unix::net::UnixStream::connect(&socket)
-        .with_context(|| format!("connect to {}", socket.display()))?;
+    let socket: PathBuf = job.with_file_name(WORKER_SOCKET);
+    let s = UnixStream::connect(&socket).with_context(|| format!("connect to {}", socket.display()))?;
     Ok(File::from(std::os::fd::OwnedFd::from(s)))
 }

@@ -15,6 +15,8 @@ use anyhow::Result;
 pub const JOB_FILE: &str = "/job.json";
 /// Name of the virtio-serial port to the front-end.
 pub const PORT_NAME: &str = "rcvm.worker";
+/// Name of the virtio-serial port to the servers of vfio-user cards, where there are some.
+pub const SERVERS_PORT_NAME: &str = "rcvm.vfio-user";
 /// How long the port may take to appear.
 const PORT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -49,8 +51,14 @@ fn work() -> Result<()> {
     mount("proc", "/proc")?;
     mount("sysfs", "/sys")?;
     find_disks().context("disks of the outer machine")?;
-    let port = open_port()?;
-    crate::worker::serve(Path::new(JOB_FILE), port.try_clone().context("clone the port")?, port)
+    let port = open_port(PORT_NAME)?;
+    let servers = || open_port(SERVERS_PORT_NAME);
+    crate::worker::serve(
+        Path::new(JOB_FILE),
+        port.try_clone().context("clone the port")?,
+        port,
+        Some(&servers),
+    )
 }
 
 fn mount(kind: &str, at: &str) -> Result<()> {
@@ -81,10 +89,10 @@ fn find_disks() -> Result<()> {
     Ok(())
 }
 
-fn open_port() -> Result<File> {
+fn open_port(name: &str) -> Result<File> {
     let deadline = Instant::now() + PORT_TIMEOUT;
     loop {
-        if let Some(dev) = find_port() {
+        if let Some(dev) = find_port(name) {
             match OpenOptions::new().read(true).write(true).open(&dev) {
                 Ok(f) => return Ok(f),
                 Err(e) if Instant::now() > deadline => {
@@ -93,15 +101,15 @@ fn open_port() -> Result<File> {
                 Err(_) => {}
             }
         }
-        anyhow::ensure!(Instant::now() < deadline, "no virtio-serial port {PORT_NAME}");
+        anyhow::ensure!(Instant::now() < deadline, "no virtio-serial port {name}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn find_port() -> Option<PathBuf> {
+fn find_port(name: &str) -> Option<PathBuf> {
     let ports = std::fs::read_dir("/sys/class/virtio-ports").ok()?;
     ports.flatten().find_map(|p| {
-        let name = std::fs::read_to_string(p.path().join("name")).ok()?;
-        (name.trim() == PORT_NAME).then(|| Path::new("/dev").join(p.file_name()))
+        let found = std::fs::read_to_string(p.path().join("name")).ok()?;
+        (found.trim() == name).then(|| Path::new("/dev").join(p.file_name()))
     })
 }

@@ -11,11 +11,15 @@ use torture::stream;
 use crate::job::Job;
 use crate::job::Message;
 
-/// Run the job in `job_file`; `from` and `to` are the two directions of the stream to the front-end.
-pub fn serve(job_file: &Path, from: File, to: File) -> Result<()> {
+/// Opens the way to the servers of vfio-user cards.
+pub type OpenServers = dyn Fn() -> Result<File>;
+
+/// Run the job in `job_file`; `from` and `to` are the two directions of the stream to the front-end. `servers`: how to reach the
+/// servers of vfio-user cards, if not by their sockets.
+pub fn serve(job_file: &Path, from: File, to: File, servers: Option<&OpenServers>) -> Result<()> {
     let mut out = Out(to);
     out.message(&Message::Ready)?;
-    let done = read_job(job_file).and_then(|job| execute(&job, from, &mut out));
+    let done = read_job(job_file).and_then(|job| execute(&job, from, &mut out, servers));
     match done {
         Ok(()) => out.message(&Message::Done),
         Err(e) => out.message(&Message::Failed(format!("{e:#}"))),
@@ -42,7 +46,7 @@ impl Out {
 }
 
 #[cfg(not(target_arch = "aarch64"))]
-fn execute(_: &Job, _: File, _: &mut Out) -> Result<()> {
+fn execute(_: &Job, _: File, _: &mut Out, _: Option<&OpenServers>) -> Result<()> {
     anyhow::bail!("this machine is not arm64: guests run in the nested mode (--mode nested)")
 }
 
@@ -81,6 +85,7 @@ mod guest {
     use torture::Class;
     use torture::Machine;
     use torture::Plan;
+    use vfio_user_endpoint::relay;
     use vmm::core_dump::Registers;
     use vmm::ExitReason;
     use vmm::Vm;
@@ -91,6 +96,7 @@ mod guest {
     use crate::job::Core;
     use crate::job::Task;
     use crate::job::Tool;
+    use crate::topology::CardKind;
 
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
     /// proves nothing.
@@ -114,10 +120,10 @@ mod guest {
     /// Trace records kept between two cycles.
     const TRACE_ENTRIES: usize = 65_536;
 
-    pub fn execute(job: &Job, from: File, out: &mut Out) -> Result<()> {
+    pub fn execute(job: &Job, from: File, out: &mut Out, servers: Option<&OpenServers>) -> Result<()> {
         let started = Instant::now();
         let (tx, rx) = channel();
-        let vm = Vm::start(spec(job)?, tx).map_err(anyhow::Error::new)?;
+        let vm = Vm::start(spec(job, servers)?, tx).map_err(anyhow::Error::new)?;
         let link = Link::new(vm, rx, out, started, job);
         match &job.task {
             Task::Torture(plan) => link.torture(plan),
@@ -127,11 +133,15 @@ mod guest {
         }
     }
 
-    fn spec(job: &Job) -> Result<VmSpec> {
+    fn spec(job: &Job, servers: Option<&OpenServers>) -> Result<VmSpec> {
         let board = &job.board;
+        let link = match servers.filter(|_| board.topology.has(CardKind::VfioUser)) {
+            Some(open) => Some(relay::Link::new(open()?.into()).context("link to vfio-user servers")?),
+            None => None,
+        };
         let soc = rc_model::soc::find(&board.soc).with_context(|| format!("no SoC {}", board.soc))?;
         let shell = if job.task == Task::Shell { " rcvm.shell" } else { "" };
-        let mut rc = rc_model::Config::new(soc, board.topology.build(board.seed)?);
+        let mut rc = rc_model::Config::new(soc, board.topology.build(board.seed, link.as_ref())?);
         rc.strict = board.strict_gating;
         rc.msi_gating = board.msi_gating;
         rc.slot = board.slot;

@@ -148,6 +148,9 @@ pub fn run(machine: &mut dyn Machine, plan: &Plan, hello: Hello, boot_ms: u64, o
         builtin: hello.builtin.contains(&plan.target.module),
     };
     let complete = engine.run(hello, boot_ms).is_some();
+    // However it ended: a device that was lost explains what else was found.
+    let last = engine.machine.sample(SamplePoint::S4);
+    engine.report(check::device::check_servers(&last));
     (engine.out)(Event::Ended { complete });
 }
 

@@ -1,25 +1,15 @@
-//! The socket to the server: commands, each with its reply within a bound, and the server's own commands in between.
+//! The connection to the server: commands, each with its reply within a bound, and the server's own commands in between.
 
 use std::collections::VecDeque;
 use std::io;
-use std::io::IoSlice;
-use std::io::Read;
-use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::ops::Range;
 use std::time::Duration;
 use std::time::Instant;
 
-use rustix::event::PollFd;
-use rustix::event::PollFlags;
-use rustix::event::Timespec;
 use rustix::io::Errno;
-use rustix::net::SendAncillaryBuffer;
-use rustix::net::SendAncillaryMessage;
-use rustix::net::SendFlags;
 use thiserror::Error;
 
+use crate::transport::Transport;
 use crate::wire;
 use crate::wire::command;
 use crate::wire::Fields;
@@ -31,8 +21,6 @@ pub const MOST_FDS: usize = 16;
 const MOST_COMMANDS: usize = 64;
 /// Commands of the server that wait until they can be served.
 const MOST_POSTPONED: usize = 64;
-/// Bytes read from the socket at once.
-const CHUNK_BYTES: usize = 16 << 10;
 
 /// Why nothing comes from the server any more.
 #[derive(Debug, Error)]
@@ -93,10 +81,10 @@ pub enum DmaAnswer {
 /// Who has guest memory.
 pub type Host<'a> = dyn FnMut(Dma<'_>) -> DmaAnswer + 'a;
 
-/// The socket.
+/// The connection.
 #[derive(Debug)]
 pub struct Connection {
-    stream: UnixStream,
+    way: Box<dyn Transport>,
     timeout: Duration,
     /// When what runs now began: all of it has `timeout`.
     begun: Instant,
@@ -107,18 +95,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connect to the server at `socket`, which has `timeout` for what lies between two calls of [`Connection::begin`].
-    pub fn open(socket: &Path, timeout: Duration) -> io::Result<Connection> {
-        let stream = UnixStream::connect(socket)?;
-        stream.set_nonblocking(true)?;
-        Ok(Connection {
-            stream,
+    /// With the server at the other end of `way`, which has `timeout` for what lies between two calls of
+    /// [`Connection::begin`].
+    pub fn new(way: Box<dyn Transport>, timeout: Duration) -> Connection {
+        Connection {
+            way,
             timeout,
             begun: Instant::now(),
             next_id: 0,
             received: Vec::new(),
             postponed: VecDeque::new(),
-        })
+        }
     }
 
     /// Something begins for which the server has its time.
@@ -126,17 +113,28 @@ impl Connection {
         self.begun = Instant::now();
     }
 
-    /// Send a command and wait for its reply; commands of the server that arrive before it are served by `host`.
+    /// From now on the server can trigger these vectors of interrupt type `index`, once it has been sent their triggers.
+    pub fn set_triggers(&mut self, index: u32, vectors: u32) -> Result<(), Failure> {
+        self.way.set_triggers(index, vectors)
+    }
+
+    /// Vectors that the server has triggered since the last look.
+    pub fn take_triggered(&mut self) -> Result<Vec<u32>, Failure> {
+        self.way.take_triggered()
+    }
+
+    /// Send a command, with the triggers of `vectors`, and wait for its reply; commands of the server that arrive before it are
+    /// served by `host`.
     pub fn call(
         &mut self,
         command: u16,
         parts: &[&[u8]],
-        fds: &[BorrowedFd<'_>],
+        vectors: Range<u32>,
         host: &mut Host<'_>,
     ) -> Result<Answer, Failure> {
         let id = self.next_id;
         self.next_id = id.wrapping_add(1);
-        self.send(&Header { id, command, ..Header::default() }.message(parts), fds)?;
+        self.send(&Header { id, command, ..Header::default() }.message(parts), vectors)?;
         loop {
             let Some(m) = self.next_message()? else {
                 self.receive_until()?;
@@ -160,8 +158,8 @@ impl Connection {
         }
     }
 
-    /// Serve the commands of the server that are there, without waiting for any.
-    pub fn serve_pending(&mut self, host: &mut Host<'_>) -> Result<(), Failure> {
+    /// Serve the commands of the server that are there, without waiting for any. `false`: there may be more.
+    pub fn serve_pending(&mut self, host: &mut Host<'_>) -> Result<bool, Failure> {
         for _ in 0..self.postponed.len() {
             if let Some(m) = self.postponed.pop_front() {
                 self.serve(m, host)?;
@@ -170,8 +168,8 @@ impl Connection {
         for _ in 0..MOST_COMMANDS {
             let m = match self.next_message()? {
                 Some(m) => m,
-                None if self.receive()? => continue,
-                None => return Ok(()),
+                None if self.receive(Duration::ZERO)? => continue,
+                None => return Ok(true),
             };
             let (h, _) = split(&m)?;
             if h.flags & wire::TYPE == wire::REPLY {
@@ -179,7 +177,7 @@ impl Connection {
             }
             self.serve(m, host)?;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn serve(&mut self, message: Vec<u8>, host: &mut Host<'_>) -> Result<(), Failure> {
@@ -199,7 +197,7 @@ impl Connection {
             DmaAnswer::Done(_) if h.flags & wire::NO_REPLY != 0 => Ok(()),
             DmaAnswer::Done(read) => {
                 let reply = h.reply().message(&[&wire::longs(&[addr, bytes]), &read]);
-                self.send(&reply, &[])
+                self.send(&reply, 0..0)
             }
             DmaAnswer::Later if self.postponed.len() < MOST_POSTPONED => {
                 self.postponed.push_back(message);
@@ -221,7 +219,7 @@ impl Connection {
         if h.flags & wire::NO_REPLY != 0 {
             return Ok(());
         }
-        self.send(&h.refusal(why.raw_os_error() as u32).message(&[]), &[])
+        self.send(&h.refusal(why.raw_os_error() as u32).message(&[]), 0..0)
     }
 
     /// The next whole message that has been received.
@@ -241,36 +239,20 @@ impl Connection {
         Ok(Some(std::mem::replace(&mut self.received, rest)))
     }
 
-    /// Take what the socket has. `false`: nothing.
-    fn receive(&mut self) -> Result<bool, Failure> {
-        let mut chunk = [0; CHUNK_BYTES];
-        loop {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(Failure::Closed),
-                Ok(n) => {
-                    self.received.extend_from_slice(&chunk[..n]);
-                    return Ok(true);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Err(Failure::Closed),
-                Err(e) => return Err(Failure::Socket(e)),
-            }
-        }
+    fn receive(&mut self, wait: Duration) -> Result<bool, Failure> {
+        self.way.receive(&mut self.received, wait)
     }
 
-    /// The same, but wait for it while there is time.
+    /// Wait for something while there is time.
     fn receive_until(&mut self) -> Result<(), Failure> {
-        if self.receive()? {
-            return Ok(());
-        }
         // The server may be waiting for what was postponed; half of the time is left for the reply.
         let patience = if self.postponed.is_empty() { self.timeout } else { self.timeout / 2 };
-        if self.begun.elapsed() >= patience {
-            self.check_time()?;
-            return self.refuse_postponed();
+        let left = patience.saturating_sub(self.begun.elapsed());
+        if self.receive(left)? || !left.is_zero() {
+            return Ok(());
         }
-        self.wait(PollFlags::IN, patience.saturating_sub(self.begun.elapsed()))
+        self.check_time()?;
+        self.refuse_postponed()
     }
 
     fn check_time(&self) -> Result<(), Failure> {
@@ -281,36 +263,12 @@ impl Connection {
         }
     }
 
-    fn wait(&self, what: PollFlags, most: Duration) -> Result<(), Failure> {
-        let most = Timespec::try_from(most).map_err(|_| Failure::Stalled(self.timeout))?;
-        match rustix::event::poll(&mut [PollFd::new(&self.stream, what)], Some(&most)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(e) => Err(Failure::Socket(e.into())),
+    fn send(&mut self, message: &[u8], vectors: Range<u32>) -> Result<(), Failure> {
+        if self.way.send(message, vectors, self.begun + self.timeout)? {
+            Ok(())
+        } else {
+            Err(Failure::Stalled(self.timeout))
         }
-    }
-
-    fn send(&mut self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Failure> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
-        let mut sent = 0;
-        while sent < message.len() {
-            // Descriptors go with the first byte.
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            if sent == 0 && !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-                return Err(Failure::Socket(io::Error::from(io::ErrorKind::InvalidInput)));
-            }
-            let rest = [IoSlice::new(&message[sent..])];
-            match rustix::net::sendmsg(&self.stream, &rest, &mut control, SendFlags::NOSIGNAL) {
-                Ok(n) => sent += n,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.check_time()?;
-                    self.wait(PollFlags::OUT, self.timeout.saturating_sub(self.begun.elapsed()))?;
-                }
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(Failure::Closed),
-                Err(e) => return Err(Failure::Socket(e.into())),
-            }
-        }
-        Ok(())
     }
 }
 

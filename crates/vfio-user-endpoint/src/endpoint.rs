@@ -1,6 +1,8 @@
 //! The function.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,11 +31,13 @@ use crate::connection::DmaAnswer;
 use crate::connection::Failure;
 use crate::connection::Host;
 use crate::connection::MOST_FDS;
-use crate::interrupts::Triggers;
 use crate::registers::Mode;
 use crate::registers::Place;
 use crate::registers::Registers;
 use crate::registers::BYTES;
+use crate::relay::Channel;
+use crate::transport::Socket;
+use crate::transport::Transport;
 use crate::wire;
 use crate::wire::command;
 use crate::wire::irq;
@@ -47,7 +51,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// INFERRED: below the largest span that libvfio-user takes (lib/dma.h, 8 TiB).
 const DMA_SPAN: u64 = 1 << 40;
 /// Vectors that have eventfds. DEVIATION: those beyond are never sent.
-const MOST_VECTORS: u32 = 256;
+pub const MOST_VECTORS: u32 = 256;
 /// DMA passes the gates in pieces that end where a page ends, as no request crosses 4 KiB (PCIe §2.2.7).
 const PAGE: u64 = 4096;
 const NAME: &str = "vfio-user";
@@ -116,8 +120,11 @@ struct Server {
     resettable: bool,
     /// Vectors and flags by interrupt type.
     irqs: [(u32, u32); 3],
-    most_fds: usize,
-    triggers: Option<Triggers>,
+    most_fds: u32,
+    /// The interrupt type that the server can trigger, and how many vectors of it.
+    armed: Option<(u32, u32)>,
+    /// Vectors that were triggered and are not sent yet: before them come writes that are still to be served.
+    triggered: BTreeSet<u32>,
 }
 
 /// No way up: what the server asks for waits.
@@ -169,7 +176,7 @@ impl Server {
         bytes: usize,
     ) -> Result<Vec<u8>, ConnectError> {
         self.connection.begin();
-        match self.connection.call(command, &[payload], &[], &mut later)? {
+        match self.connection.call(command, &[payload], 0..0, &mut later)? {
             Answer::Done(reply) if reply.len() >= bytes => Ok(reply),
             Answer::Done(_) => Err(Failure::Protocol(format!("the reply to {what} is too short")).into()),
             Answer::Refused(errno) => Err(ConnectError::Refused { what, errno }),
@@ -197,7 +204,7 @@ impl Server {
             false => serde_json::from_slice(&text).map_err(|e| Failure::Protocol(e.to_string()))?,
         };
         let most = theirs.pointer("/capabilities/max_msg_fds").and_then(serde_json::Value::as_u64);
-        self.most_fds = most.unwrap_or(1).clamp(1, MOST_FDS as u64) as usize;
+        self.most_fds = most.unwrap_or(1).clamp(1, MOST_FDS as u64) as u32;
         Ok(())
     }
 
@@ -258,7 +265,7 @@ impl Server {
         host: &mut Host<'_>,
     ) -> Result<Option<u64>, Failure> {
         let at = [wire::longs(&[off]), wire::words(&[region, bytes as u32])].concat();
-        let Answer::Done(reply) = self.connection.call(command::REGION_READ, &[&at], &[], host)? else {
+        let Answer::Done(reply) = self.connection.call(command::REGION_READ, &[&at], 0..0, host)? else {
             return Ok(None);
         };
         // The reply repeats the request, with the data behind it.
@@ -282,46 +289,58 @@ impl Server {
         let bytes = w.bytes() as usize;
         let at = [wire::longs(&[off]), wire::words(&[region, bytes as u32])].concat();
         let answer =
-            self.connection.call(command::REGION_WRITE, &[&at, &v.to_le_bytes()[..bytes]], &[], host)?;
+            self.connection.call(command::REGION_WRITE, &[&at, &v.to_le_bytes()[..bytes]], 0..0, host)?;
         Ok(matches!(answer, Answer::Done(_)))
     }
 
+    /// `vectors`: whose triggers go with it; `range`: what it is about.
     fn set_irqs(
         &mut self,
         (index, flags): (u32, u32),
-        (start, count): (u32, u32),
-        fds: &[std::os::fd::BorrowedFd<'_>],
+        range: Range<u32>,
+        vectors: Range<u32>,
         host: &mut Host<'_>,
     ) -> Result<(), Failure> {
-        let request = wire::words(&[20, flags, index, start, count]);
+        let request = wire::words(&[20, flags, index, range.start, range.end - range.start]);
         // A type that the server cannot switch stays silent: that is the device's affair.
-        self.connection.call(command::SET_IRQS, &[&request], fds, host).map(drop)
+        self.connection.call(command::SET_IRQS, &[&request], vectors, host).map(drop)
     }
 
     /// Let the server trigger interrupts of this kind, and no other.
     fn arm(&mut self, index: u32, host: &mut Host<'_>) -> Result<(), Failure> {
-        if self.triggers.as_ref().is_some_and(|t| t.index == index) {
+        if self.armed.is_some_and(|a| a.0 == index) {
             return Ok(());
         }
         self.disarm(host)?;
-        let triggers = Triggers::new(index, self.irqs[index as usize % 3].0).map_err(Failure::Socket)?;
+        let count = self.irqs[index as usize % 3].0;
+        self.connection.set_triggers(index, count)?;
+        self.armed = Some((index, count));
         let mut start = 0;
-        for fds in triggers.fds().chunks(self.most_fds) {
-            let flags = irq::DATA_EVENTFD | irq::ACTION_TRIGGER;
-            self.set_irqs((index, flags), (start, fds.len() as u32), fds, host)?;
-            start += fds.len() as u32;
+        while start < count {
+            let end = count.min(start + self.most_fds);
+            self.set_irqs((index, irq::DATA_EVENTFD | irq::ACTION_TRIGGER), start..end, start..end, host)?;
+            start = end;
         }
-        self.triggers = Some(triggers);
         Ok(())
     }
 
     fn disarm(&mut self, host: &mut Host<'_>) -> Result<(), Failure> {
-        match self.triggers.take() {
-            Some(t) if !t.fds().is_empty() => {
-                self.set_irqs((t.index, irq::DATA_NONE | irq::ACTION_TRIGGER), (0, 0), &[], host)
+        self.triggered.clear();
+        match self.armed.take() {
+            Some((index, 1..)) => {
+                self.set_irqs((index, irq::DATA_NONE | irq::ACTION_TRIGGER), 0..0, 0..0, host)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Serve what the server has sent by itself. Then the interrupts that may be sent: all writes before them are served.
+    fn serve_pending(&mut self, host: &mut Host<'_>) -> Result<Vec<u32>, Failure> {
+        self.triggered.extend(self.connection.take_triggered()?);
+        if !self.connection.serve_pending(host)? {
+            return Ok(Vec::new());
+        }
+        Ok(std::mem::take(&mut self.triggered).into_iter().collect())
     }
 
     /// The guest has looked at the device: it may assert INTx anew.
@@ -329,13 +348,13 @@ impl Server {
         if self.irqs[irq::INTX as usize].1 & irq::MASKABLE == 0 {
             return Ok(());
         }
-        self.set_irqs((irq::INTX, irq::DATA_NONE | irq::ACTION_UNMASK), (0, 1), &[], host)
+        self.set_irqs((irq::INTX, irq::DATA_NONE | irq::ACTION_UNMASK), 0..1, 0..0, host)
     }
 
     fn reset(&mut self) -> Result<(), Failure> {
         self.disarm(&mut refuse)?;
         if self.resettable {
-            self.connection.call(command::RESET, &[], &[], &mut refuse)?;
+            self.connection.call(command::RESET, &[], 0..0, &mut refuse)?;
         }
         self.connection.serve_pending(&mut refuse)?;
         self.arm(irq::INTX, &mut refuse)
@@ -345,15 +364,25 @@ impl Server {
 impl VfioUser {
     /// Connect to the server and ask what device it has.
     pub fn connect(spec: &VfioUserSpec) -> Result<VfioUser, ConnectError> {
-        let connection = Connection::open(&spec.socket, spec.timeout)
+        let socket = Socket::open(&spec.socket)
             .map_err(|why| ConnectError::Connect { socket: spec.socket.display().to_string(), why })?;
+        VfioUser::with(Box::new(socket), spec.timeout)
+    }
+
+    /// Ask the server at the other end of a relay what device it has. `timeout`: as in [`VfioUserSpec`].
+    pub fn through(channel: Channel, timeout: Duration) -> Result<VfioUser, ConnectError> {
+        VfioUser::with(Box::new(channel), timeout)
+    }
+
+    fn with(way: Box<dyn Transport>, timeout: Duration) -> Result<VfioUser, ConnectError> {
         let mut server = Server {
-            connection,
+            connection: Connection::new(way, timeout),
             config_bytes: 0,
             resettable: false,
             irqs: [(0, 0); 3],
             most_fds: 1,
-            triggers: None,
+            armed: None,
+            triggered: BTreeSet::new(),
         };
         server.negotiate()?;
         server.map_memory()?;
@@ -407,16 +436,11 @@ impl VfioUser {
 
     /// Serve what the server has sent by itself, then its interrupts.
     fn service<E>(&mut self, cx: &mut Cx<'_, E>, up: &mut dyn Upstream<E>) {
-        // Interrupts are looked at first and sent last: the writes that they tell of come before them.
         let taken = self.with_memory(cx, up, |s, host| {
-            let taken = match &s.triggers {
-                Some(t) => Some((t.index, t.take().map_err(Failure::Socket)?)),
-                None => None,
-            };
-            s.connection.serve_pending(host)?;
-            Ok(taken)
+            let index = s.armed.map(|a| a.0);
+            Ok((index, s.serve_pending(host)?))
         });
-        if let Some(Some((index, vectors))) = taken {
+        if let Some((Some(index), vectors)) = taken {
             for vector in vectors {
                 if index == irq::INTX {
                     self.intx = true;

@@ -14,17 +14,23 @@ use rustix::io::Errno;
 /// The triggers of one interrupt type, one a vector.
 #[derive(Debug)]
 pub struct Triggers {
-    /// Interrupt type, as in [`crate::wire::irq`].
-    pub index: u32,
     fds: Vec<OwnedFd>,
+}
+
+/// One trigger.
+pub fn trigger() -> io::Result<OwnedFd> {
+    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+/// Whether it was triggered since the last look. A server that resets the counter behind our back has triggered nothing.
+pub fn take(trigger: impl AsFd) -> bool {
+    rustix::io::read(trigger, &mut [0; 8]).is_ok()
 }
 
 impl Triggers {
     /// `vectors` triggers.
-    pub fn new(index: u32, vectors: u32) -> io::Result<Triggers> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let fds = (0..vectors).map(|_| rustix::event::eventfd(0, flags)).collect::<Result<_, _>>()?;
-        Ok(Triggers { index, fds })
+    pub fn new(vectors: u32) -> io::Result<Triggers> {
+        Ok(Triggers { fds: (0..vectors).map(|_| trigger()).collect::<Result<_, _>>()? })
     }
 
     /// The server's ends.
@@ -43,8 +49,7 @@ impl Triggers {
         let ready =
             (0u32..).zip(&polled).filter(|(_, p)| p.revents().contains(PollFlags::IN)).map(|(n, _)| n);
         let mut taken: Vec<u32> = ready.collect();
-        // A server that resets the counter behind our back has triggered nothing.
-        taken.retain(|n| rustix::io::read(&self.fds[*n as usize], &mut [0; 8]).is_ok());
+        taken.retain(|n| self.fds.get(*n as usize).is_some_and(take));
         Ok(taken)
     }
 }

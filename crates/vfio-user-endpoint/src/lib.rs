@@ -1,4 +1,5 @@
-//! A PCIe function whose device model runs in a process of the user's own, reached over vfio-user on a UNIX socket.
+//! A PCIe function whose device model runs in a process of the user's own, reached over vfio-user on a UNIX socket, or through a
+//! [`relay`] where that socket is on another machine.
 //!
 //! This is no model crate: it talks to another process and measures host time. Each exchange with it ends within
 //! [`VfioUserSpec::timeout`], whatever that process does.
@@ -17,6 +18,9 @@ mod connection;
 mod endpoint;
 mod interrupts;
 mod registers;
+pub mod relay;
+pub mod server;
+mod transport;
 pub mod wire;
 
 pub use connection::Failure;

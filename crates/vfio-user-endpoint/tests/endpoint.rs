@@ -1,4 +1,4 @@
-//! A served device behind a root complex: what works, and what happens when its server does not.
+//! A served device behind a root complex: what works, and what happens when its server does not. By a socket and through a relay.
 
 use std::io::BufRead;
 use std::io::BufReader;
@@ -27,6 +27,7 @@ use rc_model::Config;
 use rc_model::Event;
 use rc_model::Slot;
 use rc_model::Window;
+use vfio_user_endpoint::relay;
 use vfio_user_endpoint::wire;
 use vfio_user_endpoint::wire::command;
 use vfio_user_endpoint::wire::Header;
@@ -34,15 +35,65 @@ use vfio_user_endpoint::ConnectError;
 use vfio_user_endpoint::VfioUser;
 use vfio_user_endpoint::VfioUserSpec;
 
+/// How a server is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By its socket.
+    Socket,
+    /// Through a relay.
+    Relay,
+}
+
+impl Way {
+    fn connect(self, socket: &Path, timeout: Duration) -> Result<VfioUser, ConnectError> {
+        if self == Way::Socket {
+            return VfioUser::connect(&VfioUserSpec { timeout, ..VfioUserSpec::new(socket) });
+        }
+        let server = UnixStream::connect(socket).unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        std::thread::spawn(|| relay::serve(near, vec![server]).unwrap());
+        VfioUser::through(relay::Link::new(far.into()).unwrap().channel(0), timeout)
+    }
+}
+
+/// Each of these is a test for each way.
+macro_rules! both_ways {
+    ($($name:ident,)*) => {
+        mod by_socket {
+            $(#[test] fn $name() { super::$name(super::Way::Socket); })*
+        }
+        mod through_a_relay {
+            $(#[test] fn $name() { super::$name(super::Way::Relay); })*
+        }
+    };
+}
+
+both_ways! {
+    it_enumerates_and_its_bars_are_sized,
+    accesses_to_a_bar_reach_the_server_and_a_reset_too,
+    an_msi_is_latched_and_a_masked_one_waits,
+    an_msi_x_vector_sends_what_the_table_says,
+    the_pin_follows_the_device_after_each_look_at_it,
+    dma_passes_the_gates,
+    an_interrupt_does_not_overtake_the_writes_before_it,
+    a_server_that_is_killed_in_the_middle_of_an_access_vanishes,
+    a_server_that_ends_by_itself_or_stalls_vanishes,
+    a_card_that_has_vanished_stays_silent_when_it_is_put_back,
+    a_hostile_server_is_refused_at_once,
+    dma_without_end_or_out_of_bounds_is_bounded,
+    accesses_of_all_widths_go_through,
+}
+
 /// The test device in a process of its own.
 struct Served {
+    way: Way,
     child: Child,
     says: BufReader<ChildStdout>,
     dir: tempfile::TempDir,
 }
 
 impl Served {
-    fn new() -> Served {
+    fn new(way: Way) -> Served {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_vfio-user-test-device"))
             .arg(dir.path().join("s"))
@@ -51,12 +102,11 @@ impl Served {
             .unwrap();
         let mut says = BufReader::new(child.stdout.take().unwrap());
         assert_eq!(line(&mut says), "listens\n");
-        Served { child, says, dir }
+        Served { way, child, says, dir }
     }
 
     fn machine(&self, timeout: Duration) -> Machine {
-        let spec = VfioUserSpec { timeout, ..VfioUserSpec::new(self.dir.path().join("s")) };
-        behind_port(VfioUser::connect(&spec).unwrap())
+        behind_port(self.way.connect(&self.dir.path().join("s"), timeout).unwrap())
     }
 }
 
@@ -83,9 +133,8 @@ fn behind_port(f: VfioUser) -> Machine {
 
 const LONG: Duration = Duration::from_secs(60);
 
-#[test]
-fn it_enumerates_and_its_bars_are_sized() {
-    let served = Served::new();
+fn it_enumerates_and_its_bars_are_sized(way: Way) {
+    let served = Served::new(way);
     let mut m = served.machine(LONG);
     assert_eq!(m.readl(Window::Config, 0), 0x0001_1b36);
     for (bar, size) in [(0x10, 0xffff_f000), (0x14, 0), (0x18, 0xffff_f000), (0x24, 0), (0x30, 0)] {
@@ -97,9 +146,8 @@ fn it_enumerates_and_its_bars_are_sized() {
     assert_eq!(m.item("ep.vfio.alive"), 1);
 }
 
-#[test]
-fn accesses_to_a_bar_reach_the_server_and_a_reset_too() {
-    let mut served = Served::new();
+fn accesses_to_a_bar_reach_the_server_and_a_reset_too(way: Way) {
+    let mut served = Served::new(way);
     let mut m = served.machine(LONG);
     m.writel(Window::Mem, 0, 0x1234_5678);
     assert_eq!(m.readl(Window::Mem, 0), 0x1234_5678);
@@ -111,9 +159,8 @@ fn accesses_to_a_bar_reach_the_server_and_a_reset_too() {
     assert_eq!(m.readl(Window::Mem, 0), 0);
 }
 
-#[test]
-fn an_msi_is_latched_and_a_masked_one_waits() {
-    let served = Served::new();
+fn an_msi_is_latched_and_a_masked_one_waits(way: Way) {
+    let served = Served::new(way);
     let mut m = served.machine(LONG);
     m.arm_msi();
     m.writel(Window::Config, 0x60, 1);
@@ -124,9 +171,8 @@ fn an_msi_is_latched_and_a_masked_one_waits() {
     assert_eq!(m.readl(Window::Dbi, 0x830), 1);
 }
 
-#[test]
-fn an_msi_x_vector_sends_what_the_table_says() {
-    let served = Served::new();
+fn an_msi_x_vector_sends_what_the_table_says(way: Way) {
+    let served = Served::new(way);
     let mut m = served.machine(LONG);
     m.arm_msi();
     m.writew(Window::Config, 0x52, 0);
@@ -142,9 +188,8 @@ fn an_msi_x_vector_sends_what_the_table_says() {
     assert_eq!((m.readl(Window::Mem, 0x1038), m.item("ep.msix.unmasked")), (9, 1));
 }
 
-#[test]
-fn the_pin_follows_the_device_after_each_look_at_it() {
-    let served = Served::new();
+fn the_pin_follows_the_device_after_each_look_at_it(way: Way) {
+    let served = Served::new(way);
     let mut m = served.machine(LONG);
     m.writel(Window::Mem, 0x18, 1);
     assert_eq!(m.item("ep.intx"), 1);
@@ -154,9 +199,8 @@ fn the_pin_follows_the_device_after_each_look_at_it() {
     assert_eq!(m.item("ep.intx"), 0);
 }
 
-#[test]
-fn dma_passes_the_gates() {
-    let served = Served::new();
+fn dma_passes_the_gates(way: Way) {
+    let served = Served::new(way);
     let mut m = served.machine(LONG);
     m.writel(Window::Mem, 0x00, 0xfeed_f00d);
     m.writel(Window::Mem, 0x08, RAM as u32 + 0x100);
@@ -176,6 +220,22 @@ fn dma_passes_the_gates() {
     assert_eq!(m.item("ep.vfio.alive"), 1);
 }
 
+fn an_interrupt_does_not_overtake_the_writes_before_it(way: Way) {
+    // More than are served in one go, and more than one frame of a relay.
+    const WRITES: u32 = 3000;
+    let served = Served::new(way);
+    let mut m = served.machine(LONG);
+    m.arm_msi();
+    m.writel(Window::Mem, 0x08, RAM as u32 + 0x100);
+    m.writel(Window::Mem, 0x24, WRITES);
+    let begun = Instant::now();
+    while m.item("count.msi") == 0 {
+        assert!(begun.elapsed() < LONG, "the interrupt is not lost");
+        m.sleep(MS);
+    }
+    assert_eq!(m.mem.bytes[0x100..0x104], WRITES.to_le_bytes());
+}
+
 /// The card is gone: accesses read all ones, and the port knows.
 fn assert_gone(m: &mut Machine) {
     m.sleep(2 * MS);
@@ -184,9 +244,8 @@ fn assert_gone(m: &mut Machine) {
     assert_eq!((m.readl(Window::Config, 0), m.readl(Window::Mem, 0)), (u32::MAX, u32::MAX));
 }
 
-#[test]
-fn a_server_that_is_killed_in_the_middle_of_an_access_vanishes() {
-    let mut served = Served::new();
+fn a_server_that_is_killed_in_the_middle_of_an_access_vanishes(way: Way) {
+    let mut served = Served::new(way);
     let mut m = served.machine(LONG);
     let begun = Instant::now();
     std::thread::scope(|s| {
@@ -200,10 +259,9 @@ fn a_server_that_is_killed_in_the_middle_of_an_access_vanishes() {
     assert_gone(&mut m);
 }
 
-#[test]
-fn a_server_that_ends_by_itself_or_stalls_vanishes() {
+fn a_server_that_ends_by_itself_or_stalls_vanishes(way: Way) {
     for (register, timeout) in [(0x20, LONG), (0x1c, Duration::from_millis(300))] {
-        let served = Served::new();
+        let served = Served::new(way);
         let mut m = served.machine(timeout);
         let begun = Instant::now();
         assert_eq!(m.readl(Window::Mem, register), u32::MAX);
@@ -212,9 +270,8 @@ fn a_server_that_ends_by_itself_or_stalls_vanishes() {
     }
 }
 
-#[test]
-fn a_card_that_has_vanished_stays_silent_when_it_is_put_back() {
-    let served = Served::new();
+fn a_card_that_has_vanished_stays_silent_when_it_is_put_back(way: Way) {
+    let served = Served::new(way);
     let mut m = served.machine(LONG);
     m.readl(Window::Mem, 0x20);
     m.sleep(MS);
@@ -225,7 +282,7 @@ fn a_card_that_has_vanished_stays_silent_when_it_is_put_back() {
 
 #[test]
 fn a_saved_device_cannot_be_restored() {
-    let served = Served::new();
+    let served = Served::new(Way::Socket);
     let mut f = VfioUser::connect(&VfioUserSpec::new(served.dir.path().join("s"))).unwrap();
     let saved = Function::<Event>::save(&f);
     let e = Function::<Event>::restore(&mut f, &saved).unwrap_err();
@@ -247,8 +304,7 @@ fn receive(s: &mut UnixStream) -> Option<(Header, Vec<u8>)> {
     Some((h, payload))
 }
 
-#[test]
-fn a_hostile_server_is_refused_at_once() {
+fn a_hostile_server_is_refused_at_once(way: Way) {
     let raw = |f: fn(Header) -> Vec<u8>| f;
     for (what, answer, says) in [
         ("wrong id", raw(|h| Header { id: 99, ..h.reply() }.message(&[&[0; 4]])), "broke the protocol"),
@@ -270,16 +326,13 @@ fn a_hostile_server_is_refused_at_once() {
             // It keeps the connection until the client gives up.
             let _ = s.read(&mut [0]);
         });
-        let spec =
-            VfioUserSpec { timeout: Duration::from_millis(200), ..VfioUserSpec::new(dir.path().join("s")) };
-        let e = VfioUser::connect(&spec).unwrap_err().to_string();
+        let e = way.connect(&dir.path().join("s"), Duration::from_millis(200)).unwrap_err().to_string();
         assert!(e.contains(says), "{what}: {e}");
         server.join().unwrap();
     }
 }
 
-#[test]
-fn dma_without_end_or_out_of_bounds_is_bounded() {
+fn dma_without_end_or_out_of_bounds_is_bounded(way: Way) {
     let dir = tempfile::tempdir().unwrap();
     let server = scripted(&dir.path().join("s"), |s| {
         receive(s).unwrap();
@@ -299,9 +352,7 @@ fn dma_without_end_or_out_of_bounds_is_bounded() {
         let ask = ask.message(&[&wire::longs(&[0, 4])]);
         while s.write_all(&ask).is_ok() {}
     });
-    let spec =
-        VfioUserSpec { timeout: Duration::from_millis(300), ..VfioUserSpec::new(dir.path().join("s")) };
-    let e = VfioUser::connect(&spec).unwrap_err();
+    let e = way.connect(&dir.path().join("s"), Duration::from_millis(300)).unwrap_err();
     assert!(matches!(e, ConnectError::Failed(_)), "{e}");
     server.join().unwrap();
 }
@@ -312,9 +363,8 @@ fn nobody_listens() {
     assert!(e.contains("cannot connect to /nonexistent/socket"), "{e}");
 }
 
-#[test]
-fn accesses_of_all_widths_go_through() {
-    let served = Served::new();
+fn accesses_of_all_widths_go_through(way: Way) {
+    let served = Served::new(way);
     let mut m = served.machine(LONG);
     m.writel(Window::Mem, 0, 0x1122_3344);
     assert_eq!(m.read(Window::Mem, 0, Width::B1), 0x44);

@@ -1,5 +1,7 @@
 //! From a topology to the model's cards.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use anyhow::Result;
 use endpoints::serial::Line;
@@ -22,6 +24,7 @@ use pcie::Function;
 use pcie::Switch;
 use pcie::SwitchSpec;
 use rc_model::Event;
+use vfio_user_endpoint::relay;
 use vfio_user_endpoint::VfioUser;
 use vfio_user_endpoint::VfioUserSpec;
 
@@ -31,20 +34,33 @@ use super::CardKind;
 use super::SlotPath;
 use super::Topology;
 
+/// Longest time of one exchange with a server at the other end of a relay: this machine is emulated, and may be one of many.
+const RELAYED_TIMEOUT: Duration = Duration::from_secs(5);
+
 type BoxedCard = Box<dyn pcie::Card<Event>>;
 
 impl Topology {
-    /// The card in the root port's slot; `None`: it is empty. `seed` decides what cards leave to chance.
-    pub fn build(&self, seed: u64) -> Result<Option<BoxedCard>> {
-        self.slot(&SlotPath::default(), seed)
+    /// The card in the root port's slot; `None`: it is empty. `seed` decides what cards leave to chance, `link` leads to the
+    /// servers of vfio-user cards if they are on another machine.
+    pub fn build(&self, seed: u64, link: Option<&relay::Link>) -> Result<Option<BoxedCard>> {
+        Builder { topology: self, seed, link }.slot(&SlotPath::default())
     }
+}
 
-    fn slot(&self, slot: &SlotPath, seed: u64) -> Result<Option<BoxedCard>> {
-        let switch = self.in_slot(slot).find(|c| c.kind == CardKind::Switch);
+/// What the construction of every card has at hand.
+struct Builder<'a> {
+    topology: &'a Topology,
+    seed: u64,
+    link: Option<&'a relay::Link>,
+}
+
+impl Builder<'_> {
+    fn slot(&self, slot: &SlotPath) -> Result<Option<BoxedCard>> {
+        let switch = self.topology.in_slot(slot).find(|c| c.kind == CardKind::Switch);
         let card = match switch {
-            Some(switch) => self.switch(switch, seed)?,
+            Some(switch) => self.switch(switch)?,
             None => {
-                let functions = self.in_slot(slot).enumerate().map(|(n, c)| function(c, n, seed));
+                let functions = self.topology.in_slot(slot).enumerate().map(|(n, c)| self.function(c, n));
                 let functions = functions.collect::<Result<Vec<_>>>()?;
                 if functions.is_empty() {
                     return Ok(None);
@@ -52,13 +68,13 @@ impl Topology {
                 Device::new(functions).boxed()
             }
         };
-        let rules = self.misbehaviours.iter().filter(|m| m.slot == *slot).map(|m| m.rule());
+        let rules = self.topology.misbehaviours.iter().filter(|m| m.slot == *slot).map(|m| m.rule());
         let rules = rules.collect::<Result<Vec<_>>>()?;
-        Ok(Some(if rules.is_empty() { card } else { Box::new(Misbehaving::new(card, rules, seed)) }))
+        Ok(Some(if rules.is_empty() { card } else { Box::new(Misbehaving::new(card, rules, self.seed)) }))
     }
 
-    fn switch(&self, card: &Card, seed: u64) -> Result<BoxedCard> {
-        let slots = (0..card.slots()).map(|n| self.slot(&card.slot.child(n), seed));
+    fn switch(&self, card: &Card) -> Result<BoxedCard> {
+        let slots = (0..card.slots()).map(|n| self.slot(&card.slot.child(n)));
         let spec = SwitchSpec {
             attention_button: card.attention_button.unwrap_or(false),
             power_control: card.power_control.unwrap_or(false),
@@ -66,6 +82,26 @@ impl Topology {
             ..SwitchSpec::new(slots.collect::<Result<_>>()?)
         };
         Ok(Switch::new(spec).boxed())
+    }
+
+    fn function(&self, card: &Card, n: usize) -> Result<Box<dyn Function<Event>>> {
+        match card.kind {
+            CardKind::VfioUser => Ok(Box::new(self.vfio_user(card)?)),
+            _ => function(card, n, self.seed),
+        }
+    }
+
+    fn vfio_user(&self, card: &Card) -> Result<VfioUser> {
+        let socket = card.socket.clone().context("a vfio-user card without socket")?;
+        let at = format!("vfio-user card in slot {}, socket {}", card.slot, socket.display());
+        let connected = match self.link {
+            None => VfioUser::connect(&VfioUserSpec::new(socket)),
+            Some(link) => {
+                let number = self.topology.channel(card).context("a vfio-user card without channel")?;
+                VfioUser::through(link.channel(number), RELAYED_TIMEOUT)
+            }
+        };
+        connected.context(at)
     }
 }
 
@@ -75,8 +111,10 @@ fn function(card: &Card, n: usize, seed: u64) -> Result<Box<dyn Function<Event>>
     // Two of a kind are told apart by what they are called.
     let serial = format!("rcvm-{}-{n}", card.slot);
     Ok(match card.kind {
-        // A switch is no function: its slot has no other card.
-        CardKind::EndpointTest | CardKind::Switch => Box::new(EndpointTest::with(endpoint_test(card, seed))),
+        // A switch is no function, and a vfio-user card is not built here.
+        CardKind::EndpointTest | CardKind::Switch | CardKind::VfioUser => {
+            Box::new(EndpointTest::with(endpoint_test(card, seed)))
+        }
         CardKind::Serial => Box::new(SerialCard::new(SerialSpec {
             pin: card.pin.map_or(1, |p| p as u8 + 1),
             line: Line { echo: true, paced: card.paced.unwrap_or(false) },
@@ -94,7 +132,6 @@ fn function(card: &Card, n: usize, seed: u64) -> Result<Box<dyn Function<Event>>
         }
         CardKind::VirtioConsole => Box::new(VirtioPci::new(Console::new()).with_latency_ns(latency_ns)),
         CardKind::VirtioNet => Box::new(VirtioPci::new(Net::new(mac(card, n))).with_latency_ns(latency_ns)),
-        CardKind::VfioUser => Box::new(vfio_user(card)?),
     })
 }
 
@@ -102,12 +139,6 @@ fn disk(card: &Card) -> Result<Box<dyn Disk>> {
     let Some(path) = &card.file else { return Ok(Box::new(MemDisk::new(card.disk_bytes() as usize))) };
     let opened = FileDisk::open(path, card.is_read_only());
     Ok(Box::new(opened.with_context(|| format!("disk in slot {}: file {}", card.slot, path.display()))?))
-}
-
-fn vfio_user(card: &Card) -> Result<VfioUser> {
-    let socket = card.socket.clone().context("a vfio-user card without socket")?;
-    VfioUser::connect(&VfioUserSpec::new(socket))
-        .with_context(|| format!("vfio-user card in slot {}", card.slot))
 }
 
 fn endpoint_test(card: &Card, seed: u64) -> EndpointTestSpec {
@@ -129,10 +160,10 @@ mod tests {
 
     #[test]
     fn nothing_in_the_slot_and_functions_in_it() {
-        assert!(Topology::default().build(1).unwrap().is_none());
+        assert!(Topology::default().build(1, None).unwrap().is_none());
         let mut t = Topology::endpoint_test();
         t.cards.extend(t.cards.clone());
-        let card = t.build(1).unwrap().unwrap();
+        let card = t.build(1, None).unwrap().unwrap();
         let mut functions = Vec::new();
         card.sample("", &mut |item, _| functions.extend(item.strip_suffix(".command").map(str::to_owned)));
         assert_eq!(functions, ["ep", "ep:1"]);
@@ -148,7 +179,7 @@ mod tests {
             "virtio-rng,port=0.3",
         ];
         let cards = cards.iter().map(|c| Card::parse(c).unwrap()).collect();
-        let card = Topology { cards, ..Topology::default() }.build(1).unwrap().unwrap();
+        let card = Topology { cards, ..Topology::default() }.build(1, None).unwrap().unwrap();
         let mut items = Vec::new();
         card.sample("", &mut |item, _| items.push(item.to_owned()));
         for has in [
@@ -166,7 +197,7 @@ mod tests {
     #[test]
     fn a_server_that_is_not_there_is_named() {
         let card = Card::parse("vfio-user,socket=/nonexistent/socket").unwrap();
-        let e = Topology { cards: vec![card], ..Topology::default() }.build(1).err().unwrap();
+        let e = Topology { cards: vec![card], ..Topology::default() }.build(1, None).err().unwrap();
         let says = format!("{e:#}");
         assert!(says.contains("slot 0") && says.contains("/nonexistent/socket"), "{says}");
     }
@@ -175,7 +206,7 @@ mod tests {
     fn misbehaviour_is_a_layer_in_front_of_its_slots_card() {
         let mut t = Topology::endpoint_test();
         t.misbehaviours.push(Misbehaviour::parse("late-msi").unwrap());
-        let card = t.build(1).unwrap().unwrap();
+        let card = t.build(1, None).unwrap().unwrap();
         let mut counted = false;
         card.sample("", &mut |item, _| counted |= item == "misbehaved");
         assert!(counted);

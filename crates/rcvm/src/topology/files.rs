@@ -10,6 +10,7 @@ use anyhow::Context;
 use anyhow::Result;
 
 use super::Card;
+use super::CardKind;
 use super::Topology;
 
 /// Smallest file, bytes: what torture makes of a disk, file system included, fits.
@@ -18,7 +19,7 @@ const LEAST_BYTES: u64 = 4 << 20;
 impl Card {
     /// Whether what is on a disk is the user's, and torture must not overwrite it.
     pub(super) fn is_preserved(&self) -> bool {
-        self.file.is_some() && self.scratch != Some(true)
+        (self.file.is_some() || self.kind == CardKind::VfioUser) && self.scratch != Some(true)
     }
 
     /// Whether nobody can write to a disk.
@@ -26,8 +27,14 @@ impl Card {
         self.readonly == Some(true)
     }
 
+    fn is_disk(&self) -> bool {
+        self.like.unwrap_or(self.kind).consumer().is_some_and(torture::consumer::Kind::is_disk)
+    }
+
     pub(super) fn check_file_settings(&self) -> Result<()> {
-        if self.file.is_none() && (self.readonly.is_some() || self.scratch.is_some()) {
+        // What is behind a vfio-user device is the user's as a file is.
+        let scratch = self.scratch.is_some() && self.kind != CardKind::VfioUser;
+        if self.file.is_none() && (self.readonly.is_some() || scratch) {
             bail!("readonly and scratch are about a file: give file=PATH too");
         }
         if self.file.is_some() && self.size.is_some() {
@@ -86,10 +93,11 @@ impl Topology {
     /// Whether a file system can be made on each disk without loss of something that the user wants to keep.
     pub fn check_filesystem(&self) -> Result<()> {
         // On one that is read-only nothing is made.
-        let kept = |c: &&Card| c.is_preserved() && !c.is_read_only();
-        if let Some(path) = self.cards.iter().find(kept).and_then(|c| c.file.as_deref()) {
+        let kept = |c: &&Card| c.is_preserved() && !c.is_read_only() && c.is_disk();
+        let place = |c: &Card| c.file.clone().or_else(|| c.socket.clone());
+        if let Some(path) = self.cards.iter().find(kept).and_then(place) {
             bail!(
-                "--filesystem: what is in {} would be lost; say scratch beside its file= if it may be, or readonly",
+                "--filesystem: what is in {} would be lost; say scratch beside it if it may be, or readonly of a file",
                 path.display()
             );
         }
@@ -118,7 +126,7 @@ mod tests {
     fn check(dir: &Path, options: &[&str]) -> Result<(), String> {
         let option = |o: &&str| Card::parse(&o.replace("DIR", dir.to_str().unwrap())).unwrap();
         let t = Topology { cards: options.iter().map(option).collect(), ..Topology::default() };
-        t.check().and_then(|()| t.check_reach(true)).map_err(|e| format!("{e:#}"))
+        t.check().and_then(|()| t.check_reach()).map_err(|e| format!("{e:#}"))
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod file_disk;
 mod files;
 mod misbehaviour;
 mod slot;
+mod sockets;
 
 use std::path::PathBuf;
 
@@ -88,12 +89,25 @@ impl CardKind {
         }
     }
 
+    /// What torture makes its driver do; `None`: nothing, or (endpoint-test) something else than of all other cards.
+    const fn consumer(self) -> Option<consumer::Kind> {
+        Some(match self {
+            CardKind::EndpointTest | CardKind::Switch | CardKind::VfioUser => return None,
+            CardKind::Nvme => consumer::Kind::Nvme,
+            CardKind::VirtioRng => consumer::Kind::VirtioRng,
+            CardKind::VirtioBlk => consumer::Kind::VirtioBlk,
+            CardKind::VirtioConsole => consumer::Kind::VirtioConsole,
+            CardKind::VirtioNet => consumer::Kind::VirtioNet,
+            CardKind::Serial => consumer::Kind::Serial,
+        })
+    }
+
     /// Settings that it has.
     const fn settings(self) -> &'static [&'static str] {
         match self {
             CardKind::EndpointTest => &["vectors", "full"],
             CardKind::Serial => &["pin", "paced"],
-            CardKind::VfioUser => &["socket"],
+            CardKind::VfioUser => &["socket", "like", "scratch"],
             CardKind::Switch => &["slots", "attention-button", "power-control"],
             CardKind::Nvme => &["size", "file", "readonly", "scratch", "queues", "block", "latency-us"],
             CardKind::VirtioBlk => &["size", "file", "readonly", "scratch", "queues", "latency-us"],
@@ -141,6 +155,8 @@ pub struct Card {
     pub latency_us: Option<u64>,
     /// UNIX socket of a vfio-user server.
     pub socket: Option<PathBuf>,
+    /// What torture takes a vfio-user device for; without it, nothing is done with its driver.
+    pub like: Option<CardKind>,
 }
 
 impl Card {
@@ -164,6 +180,7 @@ impl Card {
             block: None,
             latency_us: None,
             socket: None,
+            like: None,
         }
     }
 
@@ -190,6 +207,7 @@ impl Card {
             ("block", self.block.is_some()),
             ("latency-us", self.latency_us.is_some()),
             ("socket", self.socket.is_some()),
+            ("like", self.like.is_some()),
         ]
         .into_iter()
         .filter(|s| s.1)
@@ -207,6 +225,12 @@ impl Card {
         }
         if self.kind == CardKind::VfioUser && self.socket.is_none() {
             bail!("it needs socket=PATH: where its server listens");
+        }
+        if let Some(kind) = self.like.filter(|k| k.consumer().is_none()) {
+            bail!(
+                "like={} is nothing that torture makes work beside the endpoint-test function",
+                kind.name()
+            );
         }
         if self.vectors.is_some_and(|v| !(1..=2048).contains(&v)) {
             bail!("vectors are 1 to 2048");
@@ -371,16 +395,8 @@ impl Topology {
     pub fn consumers(&self) -> Vec<Consumer> {
         let consumer = |(n, c): (usize, &Card)| {
             let before = self.cards[..n].iter().filter(|b| b.slot == c.slot).count();
-            let kind = match c.kind {
-                // What drives a device of the user's own, the user knows.
-                CardKind::EndpointTest | CardKind::Switch | CardKind::VfioUser => return None,
-                CardKind::Nvme => consumer::Kind::Nvme,
-                CardKind::VirtioRng => consumer::Kind::VirtioRng,
-                CardKind::VirtioBlk => consumer::Kind::VirtioBlk,
-                CardKind::VirtioConsole => consumer::Kind::VirtioConsole,
-                CardKind::VirtioNet => consumer::Kind::VirtioNet,
-                CardKind::Serial => consumer::Kind::Serial,
-            };
+            // What drives a device of the user's own, the user knows, and may say.
+            let kind = c.like.unwrap_or(c.kind).consumer()?;
             let (slot, preserved) = (c.slot.numbers().to_vec(), c.is_preserved());
             Some(Consumer { slot, function: before as u8, kind, preserved })
         };
@@ -392,14 +408,9 @@ impl Topology {
         self.misbehaviours.iter().any(|m| m.act == ActName::Vanish)
     }
 
-    /// Whether the worker can reach everything that the cards need of this host.
-    pub fn check_reach(&self, nested: bool) -> Result<()> {
-        if nested && self.has(CardKind::VfioUser) {
-            bail!(
-                "a vfio-user card needs the native mode: its socket and eventfds cannot be handed into the outer machine of \
-                 the nested mode"
-            );
-        }
+    /// Whether everything is there that the cards need of this host.
+    pub fn check_reach(&self) -> Result<()> {
+        self.check_sockets()?;
         self.check_files()
     }
 
@@ -443,18 +454,6 @@ mod tests {
     }
 
     #[test]
-    fn a_vfio_user_card_is_for_the_native_mode() {
-        let card = Card::parse("vfio-user,socket=7").unwrap();
-        assert_eq!(card.socket, Some("7".into()), "a path though it looks like a number");
-        let t = Topology { cards: vec![card], ..Topology::default() };
-        t.check().unwrap();
-        t.check_reach(false).unwrap();
-        assert!(t.check_reach(true).unwrap_err().to_string().contains("native mode"));
-        assert!(t.consumers().is_empty());
-        Topology::endpoint_test().check_reach(true).unwrap();
-    }
-
-    #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (text, says) in [
             ("[[card]]\nkind = \"toaster\"\n", "line 2"),
@@ -473,6 +472,9 @@ mod tests {
             ("[[card]]\nkind = \"virtio-blk\"\nfile = \"a\"\nreadonly = true\nscratch = true\n", "not both"),
             ("[[card]]\nkind = \"serial\"\nfile = \"a\"\n", "no setting file"),
             ("[[card]]\nkind = \"vfio-user\"\n", "socket=PATH"),
+            ("[[card]]\nkind = \"vfio-user\"\nsocket = \"a\"\nlike = \"switch\"\n", "like=switch"),
+            ("[[card]]\nkind = \"vfio-user\"\nsocket = \"a\"\nreadonly = true\n", "no setting readonly"),
+            ("[[card]]\nkind = \"nvme\"\nlike = \"nvme\"\n", "no setting like"),
             ("[[card]]\nkind = \"switch\"\n[[card]]\nkind = \"nvme\"\n", "alone"),
             ("[[card]]\nkind = \"switch\"\n[[card]]\nkind = \"nvme\"\nslot = \"0.2\"\n", "slots 0 to 1"),
         ] {

@@ -273,6 +273,25 @@ fn clock_balance(s: &Sample) -> Vec<Finding> {
     found
 }
 
+/// Functions whose vfio-user server has failed (item `ep.vfio.alive`): what follows in the guest is not its driver's fault.
+pub fn check_servers(s: &Sample) -> Vec<Finding> {
+    let dead = s.items.iter().filter(|(item, v)| is_function_item(item, "vfio.alive") && **v == 0);
+    let found = dead.map(|(item, _)| {
+        let function = item.trim_end_matches(".vfio.alive");
+        Finding::new(
+            Class::OperationFailed,
+            Source::DeviceModel,
+            format!("{function} lost its vfio-user server"),
+            format!(
+                "the server of the vfio-user device {function} has ended, did not answer in time or broke the protocol; its \
+                 function is gone"
+            ),
+        )
+        .fact("item", item)
+    });
+    found.collect()
+}
+
 /// Registers that must look to a new probe as they do after power-on (spec §4.5, S5: "PARF/MSI/iATU").
 const FRESH_PREFIXES: [&str; 7] = ["parf.", "elbi.", "apb.", "msi.", "iatu.", "dbi.", "rp."];
 
@@ -400,6 +419,17 @@ mod tests {
         let there = [("gpio.perst", 1), ("clk.on", 0), ("ep.msi.enable", 1), ("parf.ltssm_en", 1)];
         let got = rules(&[sample(S4, &there)]);
         assert_eq!(got, ["S2 missed", "S3 missed", "S2 ep.msi.enable", "S3 parf.ltssm_en"]);
+    }
+
+    #[test]
+    fn a_function_without_its_server_is_named() {
+        let items = [("ep/0.vfio.alive", 0), ("ep/1.vfio.alive", 1), ("ep.command", 0)];
+        let found = check_servers(&sample(S4, &items));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(
+            (found[0].class, found[0].rule.as_str()),
+            (Class::OperationFailed, "ep/0 lost its vfio-user server")
+        );
     }
 
     #[test]

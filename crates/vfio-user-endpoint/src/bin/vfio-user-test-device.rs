@@ -2,21 +2,17 @@
 //!
 //! BAR 0: 0x00 scratch, 0x04 raise the MSI or MSI-X vector written, 0x08 address of DMA, 0x0c DMA write of scratch there, 0x10 DMA
 //! read from there into scratch, 0x14 errno of the last DMA, 0x18 level of INTx, 0x1c a read never returns, 0x20 a read ends the
-//! process. BAR 2: MSI-X table. A line on stdout says when it listens, when a read hangs and when it was reset.
+//! process, 0x24 after the reply as many posted DMA writes there as are written, of their number, then MSI or MSI-X vector 0. BAR 2:
+//! MSI-X table. A line on stdout says when it listens, when a read hangs and when it was reset.
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::io::IoSliceMut;
-use std::io::Read;
 use std::io::Write;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 
-use rustix::net::RecvAncillaryBuffer;
-use rustix::net::RecvAncillaryMessage;
-use rustix::net::RecvFlags;
+use vfio_user_endpoint::server;
 use vfio_user_endpoint::wire;
 use vfio_user_endpoint::wire::command;
 use vfio_user_endpoint::wire::irq;
@@ -28,9 +24,6 @@ const MSIX_VECTORS: u32 = 4;
 const EINVAL: u32 = 22;
 const ENOTSUP: u32 = 95;
 
-/// A command with its payload and what came along.
-type Received = (Header, Vec<u8>, Vec<OwnedFd>);
-
 struct Device {
     stream: UnixStream,
     config: Vec<u8>,
@@ -38,6 +31,7 @@ struct Device {
     dma_addr: u32,
     dma_errno: u32,
     level: bool,
+    posted: u32,
     triggers: [Vec<Option<OwnedFd>>; 3],
 }
 
@@ -54,30 +48,29 @@ fn config() -> Vec<u8> {
 }
 
 impl Device {
-    fn receive(&mut self) -> io::Result<Option<Received>> {
-        let (mut head, mut fds) = ([0; wire::HEADER_BYTES], Vec::new());
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
-        let got = rustix::net::recvmsg(&self.stream, &mut [IoSliceMut::new(&mut head)], &mut control, flags)?;
-        for m in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(received) = m {
-                fds.extend(received);
-            }
-        }
-        let Some(h) = Header::parse(&head[..got.bytes]) else { return Ok(None) };
-        let mut payload = vec![0; (h.bytes as usize).saturating_sub(wire::HEADER_BYTES)];
-        self.stream.read_exact(&mut payload)?;
-        Ok(Some((h, payload, fds)))
-    }
-
     fn serve(&mut self) -> io::Result<()> {
-        while let Some((h, payload, fds)) = self.receive()? {
+        while let Some((h, payload, fds)) = server::receive(&self.stream)? {
             let reply = match self.answer(h, &payload, fds)? {
                 Ok(reply) => h.reply().message(&[&reply]),
                 Err(errno) => h.refusal(errno).message(&[]),
             };
             self.stream.write_all(&reply)?;
+            self.burst()?;
+        }
+        Ok(())
+    }
+
+    /// Writes that nobody answers, and an interrupt that tells of them.
+    fn burst(&mut self) -> io::Result<()> {
+        let posted = std::mem::take(&mut self.posted);
+        let h = Header { command: command::DMA_WRITE, flags: wire::NO_REPLY, ..Header::default() };
+        for n in 1..=posted {
+            let at = wire::longs(&[self.dma_addr.into(), 4]);
+            self.stream.write_all(&h.message(&[&at, &n.to_le_bytes()]))?;
+        }
+        if posted > 0 {
+            self.trigger(irq::MSI, 0)?;
+            self.trigger(irq::MSIX, 0)?;
         }
         Ok(())
     }
@@ -187,6 +180,7 @@ impl Device {
                     self.scratch = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
                 }
             }
+            0x24 => self.posted = v,
             0x18 => {
                 self.level = v != 0;
                 if self.level {
@@ -203,7 +197,7 @@ impl Device {
         let at = wire::longs(&[self.dma_addr.into(), 4]);
         let h = Header { id: 0x77, command, ..Header::default() };
         self.stream.write_all(&h.message(&[&at, data]))?;
-        let Some((h, payload, _)) = self.receive()? else { return Ok(Vec::new()) };
+        let Some((h, payload, _)) = server::receive(&self.stream)? else { return Ok(Vec::new()) };
         self.dma_errno = h.error;
         Ok(payload)
     }
@@ -217,7 +211,15 @@ fn main() -> io::Result<()> {
     io::stdout().flush()?;
     let (stream, _) = listener.accept()?;
     let triggers = [Vec::new(), Vec::new(), Vec::new()];
-    let mut d =
-        Device { stream, config: config(), scratch: 0, dma_addr: 0, dma_errno: 0, level: false, triggers };
+    let mut d = Device {
+        stream,
+        config: config(),
+        scratch: 0,
+        dma_addr: 0,
+        dma_errno: 0,
+        level: false,
+        posted: 0,
+        triggers,
+    };
     d.serve()
 }
