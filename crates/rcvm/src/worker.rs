@@ -224,7 +224,9 @@ mod guest {
                     // A cycle that did not end is the one to look at.
                     self.end_cycle();
                     self.measured("vmm_rss_beyond_guest_ram_bytes", rss_beyond_guest_ram());
-                    self.measured("mmio_exits", self.vm.stats().mmio_exits);
+                    let stats = self.vm.stats();
+                    self.measured("mmio_exits", stats.mmio_exits);
+                    self.measured("doorbell_events", stats.doorbell_events);
                     self.power_off();
                     Ok(())
                 }
