@@ -51,6 +51,8 @@ use guest::execute;
 
 #[cfg(target_arch = "aarch64")]
 mod guest {
+    mod bench;
+
     use std::cell::RefCell;
     use std::collections::BTreeMap;
     use std::collections::BTreeSet;
@@ -115,16 +117,20 @@ mod guest {
     const TRACE_ENTRIES: usize = 65_536;
 
     pub fn execute(job: &Job, from: File, out: &mut Out) -> Result<()> {
+        match &job.task {
+            Task::Torture(plan) => boot(job, out)?.torture(plan),
+            Task::Show(plan) => boot(job, out)?.show(plan),
+            Task::Selftest(test) => boot(job, out)?.selftest(test),
+            Task::Bench(b) => bench::run(job, b, out),
+            Task::Shell => boot(job, out)?.shell(from),
+        }
+    }
+
+    fn boot<'a>(job: &Job, out: &'a mut Out) -> Result<Link<'a>> {
         let started = Instant::now();
         let (tx, rx) = channel();
         let vm = Vm::start(spec(job)?, tx).map_err(anyhow::Error::new)?;
-        let link = Link::new(vm, rx, out, started, job);
-        match &job.task {
-            Task::Torture(plan) => link.torture(plan),
-            Task::Show(plan) => link.show(plan),
-            Task::Selftest(test) => link.selftest(test),
-            Task::Shell => link.shell(from),
-        }
+        Ok(Link::new(vm, rx, out, started, job))
     }
 
     fn spec(job: &Job) -> Result<VmSpec> {
