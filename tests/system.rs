@@ -454,6 +454,20 @@ fn disks_and_networks_work_behind_switches_and_are_torn_down_with_io_in_flight()
 }
 
 #[test]
+fn doorbells_of_a_disk_are_events_without_a_trace_and_accesses_with_one() {
+    let count = |args: &[&str]| {
+        let disk = ["--cycles", "1", "--endpoint", "nvme,size=16M"];
+        let r = torture(&[&disk[..], args].concat());
+        r.assert_verdict("clean", 0);
+        r.report()["measured"]["doorbell_events"].as_u64().unwrap()
+    };
+    // A cycle does 120 reads and writes in two jobs; two that come at once ring once, and an awake controller is not rung for.
+    let events = count(&["--no-trace"]);
+    assert!(events > 10, "{events}");
+    assert_eq!(count(&[]), 0, "every access is recorded");
+}
+
+#[test]
 fn a_disk_in_a_file_keeps_what_a_guest_wrote_and_is_only_read_unless_it_is_scratch() {
     let dir = tempfile::tempdir().unwrap();
     let named = dir.path().join("disk.img");

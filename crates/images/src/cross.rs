@@ -150,6 +150,15 @@ pub fn lspci(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<PathB
     script(tree, "arm64-lspci", &[cache.dir().as_os_str()]).map(PathBuf::from)
 }
 
+/// The directory with Debian's qemu-system-aarch64 for arm64 and the libraries that it loads.
+pub fn qemu(cache: &Cache, tree: &Path, progress: Progress<'_>) -> Result<PathBuf, Error> {
+    let _lock = cache.lock("qemu")?;
+    if cache.entry("qemu-arm64").is_none() {
+        progress("fetching QEMU for arm64");
+    }
+    script(tree, "arm64-qemu", &[cache.dir().as_os_str()]).map(PathBuf::from)
+}
+
 /// Fetch the source of `series` (or of the `newest`) into the cache; the result is the series.
 pub(crate) fn kernel_source(
     cache: &Cache,

@@ -322,6 +322,11 @@ pub fn initramfs_with(image: &Image, extras: &[Extra], progress: Progress<'_>) -
     cache.put(&name, "cpio", &a.finish())
 }
 
+/// The directory of an arm64 QEMU that runs anywhere on arm64, by its own loader.
+pub fn qemu(progress: Progress<'_>) -> Result<PathBuf, Error> {
+    cross::qemu(&cache::Cache::locate()?, &source_tree()?, progress)
+}
+
 /// lspci, its libraries and the names of devices, from where `scripts/arm64-lspci` put them.
 fn lspci(a: &mut cpio::Archive, dir: &Path) -> Result<(), Error> {
     for parent in ["usr", "usr/share", "usr/share/misc"] {

@@ -54,6 +54,9 @@ pub enum Command {
         console.log."
     )]
     Selftest(SelftestArgs),
+    /// Measure, and compare with QEMU under the same KVM. A benchmark reports; it fails only if it cannot be run
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Decode a trace.bin: one register access a line
     Trace(TraceArgs),
     /// Show a guest kernel's own structures, read from a core with no help from the guest
@@ -416,6 +419,33 @@ pub struct SelftestArgs {
     /// Directory for selftest.md and the artifacts of each series
     #[arg(long, default_value = "rcvm-selftest", value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// What to measure.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Random reads of 4 KiB from an NVMe disk in memory, through this root complex and through QEMU's generic host bridge, in turn
+    Nvme(BenchArgs),
+}
+
+/// Arguments of `rcvm bench nvme`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// Kernel series: two numbers, or newest
+    #[arg(long, default_value = "6.12", value_name = "SERIES")]
+    pub series: String,
+    /// How often each system is measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
+    pub rounds: u32,
+    /// Reads of a measurement
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u64).range(100..=10_000_000), value_name = "N")]
+    pub reads: u64,
+    /// Where guests run
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub mode: Mode,
+    /// Write the medians there, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 /// Arguments of `rcvm trace`.

@@ -1,5 +1,6 @@
 //! The commands behind the command line.
 
+mod bench;
 mod defects;
 mod doctor;
 mod image;
@@ -45,6 +46,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Defects(args) => defects::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Selftest(args) => selftest::run(&args),
+        Command::Bench(c) => bench::run(&c),
         Command::Inspect(args) => inspect::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Report(args) => report::run(&args),

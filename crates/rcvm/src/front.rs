@@ -25,6 +25,7 @@ use vfio_user_endpoint::relay;
 
 use crate::cli::Mode;
 use crate::job::Job;
+use crate::job::Task;
 use crate::outer;
 use crate::topology::CardKind;
 
@@ -32,6 +33,9 @@ use crate::topology::CardKind;
 const OUTER_BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Memory of the outer machine beyond the guest's, MiB: kernel, page tables, worker, initramfs copies.
 const OUTER_EXTRA_MIB: u64 = 512;
+
+/// Memory that a comparison needs beyond that, MiB: QEMU and its libraries twice, in the initramfs and unpacked, and its disk.
+const OUTER_BENCH_MIB: u64 = 512;
 
 /// What runs the outer machine.
 const QEMU: &str = "qemu-system-aarch64";
@@ -192,7 +196,8 @@ fn nested_command(job: &Job, outer: &images::Image, dir: &Path) -> Result<Comman
     let initramfs = dir.join(OUTER_INITRAMFS);
     outer_initramfs(job, outer, &initramfs)?;
     let log = File::create(dir.join("worker.log")).context("cannot create a log file")?;
-    let memory = job.memory_mib + OUTER_EXTRA_MIB;
+    let bench = if matches!(job.task, Task::Bench(_)) { OUTER_BENCH_MIB } else { 0 };
+    let memory = job.memory_mib + OUTER_EXTRA_MIB + bench;
     // The outer machine dies with this process, whatever kills it; without setpriv only an orderly end does that.
     let mut cmd = if Path::new("/usr/bin/setpriv").exists() {
         let mut c = Command::new("/usr/bin/setpriv");
@@ -247,6 +252,15 @@ fn outer_initramfs(job: &Job, image: &images::Image, to: &Path) -> Result<()> {
         Job { kernel: "/guest/kernel".into(), initramfs: "/guest/initramfs".into(), ..job.clone() };
     inner.board.topology = job.board.topology.with_files_at(outer::disk_path);
     let mut a = images::cpio::Archive::new();
+    if let Task::Bench(b) = &mut inner.task {
+        a.dir("qemu");
+        for file in
+            std::fs::read_dir(&b.qemu).with_context(|| format!("read {}", b.qemu.display()))?.flatten()
+        {
+            a.file(&format!("qemu/{}", file.file_name().to_string_lossy()), 0o755, &read(&file.path())?);
+        }
+        b.qemu = outer::QEMU_DIR.into();
+    }
     a.dir("dev");
     a.dir("proc");
     a.dir("sys");

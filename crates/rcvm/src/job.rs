@@ -80,6 +80,8 @@ pub enum Task {
     Show(Plan),
     /// Load the driver and those of the cards once, and run a program of the image.
     Tool(Tool),
+    /// Measure I/O of a disk, in this machine and in QEMU's.
+    Bench(Bench),
     /// Connect the console until the guest powers off.
     Shell,
 }
@@ -95,6 +97,70 @@ pub struct Tool {
     pub args: Vec<String>,
     /// Longest that it may take, ms of guest time.
     pub timeout_ms: u64,
+}
+
+/// A comparison with QEMU's own NVMe controller on its generic host bridge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bench {
+    /// Target and timeouts.
+    pub plan: Plan,
+    /// Directory of an arm64 QEMU with its loader and libraries.
+    pub qemu: PathBuf,
+    /// How often each system is measured.
+    pub rounds: u32,
+    /// Reads of a measurement.
+    pub reads: u64,
+    /// Bytes of the disk.
+    pub disk_bytes: u64,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum System {
+    /// This machine, its endpoint's MSIs taken by an ITS.
+    RcvmIts,
+    /// QEMU as it comes.
+    Qemu,
+    /// QEMU with `ioeventfd=on` for its NVMe controller.
+    QemuIoeventfd,
+    /// This machine, its endpoint's MSIs taken by iMSI-RX.
+    RcvmImsi,
+}
+
+/// All of them, in the order of the tables.
+pub const SYSTEMS: [System; 4] = [System::RcvmIts, System::Qemu, System::QemuIoeventfd, System::RcvmImsi];
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Of what.
+    pub system: System,
+    /// Reads in flight at a time.
+    pub depth: u32,
+    /// Reads done.
+    pub reads: u64,
+    /// In this time of the guest, ms.
+    pub elapsed_ms: u64,
+    /// Interrupts of the controller that its driver handled.
+    pub interrupts: u64,
+    /// What KVM counted meanwhile.
+    pub exits: Exits,
+    /// Doorbells that were eventfds, as far as this is known.
+    pub doorbell_events: Option<u64>,
+}
+
+/// Counters of a machine in KVM's debugfs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exits {
+    /// All exits of the vCPUs from the guest.
+    pub all: u64,
+    /// MMIO accesses that the VMM had to handle.
+    pub mmio_user: u64,
+    /// MMIO accesses that KVM handled, eventfds among them.
+    pub mmio_kernel: u64,
+    /// WFI.
+    pub wfi: u64,
 }
 
 /// What a worker says, beside console output and trace.
@@ -116,6 +182,8 @@ pub enum Message {
     Release(String),
     /// What the program of the task said.
     Tool(ToolOutput),
+    /// A measurement of a comparison.
+    Bench(Measurement),
     /// The guest ended or hung in the middle of the task: why.
     Crashed(String),
     /// The pieces of the core that were sent are all of it, or there is trouble.

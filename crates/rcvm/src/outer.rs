@@ -20,6 +20,9 @@ pub const SERVERS_PORT_NAME: &str = "rcvm.vfio-user";
 /// How long the port may take to appear.
 const PORT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Where the QEMU of a comparison is, if there is one.
+pub const QEMU_DIR: &str = "/qemu";
+
 /// Driver of the outer machine's disks, in the root directory where there are some.
 pub const DISK_DRIVER: &str = "virtio_blk.ko";
 /// Where the outer machine's disks are found, by serial number.
@@ -50,6 +53,10 @@ fn work() -> Result<()> {
     mount("devtmpfs", "/dev")?;
     mount("proc", "/proc")?;
     mount("sysfs", "/sys")?;
+    if Path::new(QEMU_DIR).exists() {
+        mount("debugfs", "/sys/kernel/debug")?;
+        mount("tmpfs", "/tmp")?;
+    }
     find_disks().context("disks of the outer machine")?;
     let port = open_port(PORT_NAME)?;
     let servers = || open_port(SERVERS_PORT_NAME);

@@ -55,6 +55,8 @@ use guest::execute;
 
 #[cfg(target_arch = "aarch64")]
 mod guest {
+    mod bench;
+
     use std::cell::RefCell;
     use std::collections::BTreeMap;
     use std::collections::BTreeSet;
@@ -121,16 +123,20 @@ mod guest {
     const TRACE_ENTRIES: usize = 65_536;
 
     pub fn execute(job: &Job, from: File, out: &mut Out, servers: Option<&OpenServers>) -> Result<()> {
+        match &job.task {
+            Task::Torture(plan) => boot(job, out, servers)?.torture(plan),
+            Task::Show(plan) => boot(job, out, servers)?.show(plan),
+            Task::Tool(tool) => boot(job, out, servers)?.tool(tool),
+            Task::Bench(b) => bench::run(job, b, out),
+            Task::Shell => boot(job, out, servers)?.shell(from),
+        }
+    }
+
+    fn boot<'a>(job: &Job, out: &'a mut Out, servers: Option<&OpenServers>) -> Result<Link<'a>> {
         let started = Instant::now();
         let (tx, rx) = channel();
         let vm = Vm::start(spec(job, servers)?, tx).map_err(anyhow::Error::new)?;
-        let link = Link::new(vm, rx, out, started, job);
-        match &job.task {
-            Task::Torture(plan) => link.torture(plan),
-            Task::Show(plan) => link.show(plan),
-            Task::Tool(tool) => link.tool(tool),
-            Task::Shell => link.shell(from),
-        }
+        Ok(Link::new(vm, rx, out, started, job))
     }
 
     fn spec(job: &Job, servers: Option<&OpenServers>) -> Result<VmSpec> {
@@ -234,7 +240,9 @@ mod guest {
                     // A cycle that did not end is the one to look at.
                     self.end_cycle();
                     self.measured("vmm_rss_beyond_guest_ram_bytes", rss_beyond_guest_ram());
-                    self.measured("mmio_exits", self.vm.stats().mmio_exits);
+                    let stats = self.vm.stats();
+                    self.measured("mmio_exits", stats.mmio_exits);
+                    self.measured("doorbell_events", stats.doorbell_events);
                     self.power_off();
                     Ok(())
                 }

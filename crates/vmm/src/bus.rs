@@ -96,6 +96,7 @@ pub struct RcBus {
     clock: Clock,
     observer: Observer,
     accesses: AtomicU64,
+    doorbell_events: AtomicU64,
     /// Next deadline of the model.
     timer: Timer,
     doorbells: Option<DoorbellThread>,
@@ -135,6 +136,7 @@ impl RcBus {
             clock,
             observer,
             accesses: AtomicU64::new(0),
+            doorbell_events: AtomicU64::new(0),
             timer: Timer::default(),
             doorbells: None,
         }
@@ -225,6 +227,11 @@ impl RcBus {
         self.accesses.load(Ordering::Relaxed)
     }
 
+    /// Doorbells among them that came as eventfds.
+    pub fn doorbell_events(&self) -> u64 {
+        self.doorbell_events.load(Ordering::Relaxed)
+    }
+
     /// Empty the trace.
     pub fn take_trace(&self) -> Taken {
         self.trace.as_ref().map(|t| lock(t).take()).unwrap_or_default()
@@ -272,6 +279,7 @@ impl RcBus {
         drop(doorbells);
         for addr in rung {
             self.accesses.fetch_add(1, Ordering::Relaxed);
+            self.doorbell_events.fetch_add(1, Ordering::Relaxed);
             if let Some((_, off)) = self.decode(addr) {
                 rc.ring(cx, off);
             }

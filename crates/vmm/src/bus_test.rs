@@ -1,8 +1,17 @@
 use std::sync::mpsc::channel;
 
 use block::VecMem;
+use endpoints::nvme::command::admin;
+use endpoints::nvme::command::nvm;
+use endpoints::nvme::regs::cc;
+use endpoints::nvme::regs::off;
+use endpoints::MemDisk;
+use endpoints::Nvme;
+use endpoints::NvmeSpec;
 use pcie::Device;
 use proptest::prelude::*;
+use rc_fuzz::machine::Machine;
+use rc_fuzz::machine::RAM;
 use rc_model::soc;
 use rc_model::Config;
 
@@ -138,6 +147,96 @@ fn the_timer_thread_stops_when_told() {
     let t = std::thread::spawn(move || other.run_timer());
     bus.stop_timer();
     t.join().unwrap();
+}
+
+/// What is connected, to be rung.
+#[derive(Clone, Default)]
+struct Board(Arc<Mutex<BTreeMap<u64, EventFd>>>);
+
+impl Switchboard for Board {
+    fn connect(&mut self, addr: u64, fd: &EventFd) -> bool {
+        fd.try_clone().is_ok_and(|fd| lock(&self.0).insert(addr, fd).is_none())
+    }
+
+    fn disconnect(&mut self, addr: u64, _: &EventFd) {
+        lock(&self.0).remove(&addr);
+    }
+}
+
+/// Where the test has an NVMe driver's queues and buffers: admin pair, I/O pair, shadow doorbells, event indices, data.
+const ASQ: u64 = RAM + 0x1_0000;
+const ACQ: u64 = RAM + 0x1_1000;
+const SQ: u64 = RAM + 0x1_2000;
+const CQ: u64 = RAM + 0x1_3000;
+const SHADOW: u64 = RAM + 0x1_4000;
+const DATA: u64 = RAM + 0x1_6000;
+
+/// An NVMe controller with shadow doorbells, one pair of I/O queues, and one read in it that no doorbell was rung for.
+fn nvme_with_a_read() -> Machine {
+    let spec = NvmeSpec::new(Box::new(MemDisk::new(1 << 20)), "1");
+    let card = Device::single(Nvme::new(spec)).boxed();
+    let mut m = Machine::with(Config::new(&soc::SM8250, Some(card)));
+    m.mem = VecMem::new(RAM, 1 << 20);
+    m.link_up();
+    m.open_downstream();
+    m.arm_msi();
+    let poke = |m: &mut Machine, at: u64, words: &[u32]| {
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        m.poke(at - RAM, &bytes);
+    };
+    let [asq, acq, sq, cq, shadow, data] = [ASQ, ACQ, SQ, CQ, SHADOW, DATA].map(|a| a as u32);
+    for (off, v) in [
+        (off::AQA, 0x000f_000f),
+        (off::ASQ, asq),
+        (off::ACQ, acq),
+        (off::CC, 6 << cc::IOSQES_SHIFT | 4 << cc::IOCQES_SHIFT | cc::EN),
+    ] {
+        m.writel(Window::Mem, off.into(), v);
+    }
+    let commands = [
+        [admin::CREATE_CQ.into(), cq, 0, 0x000f_0001, 3],
+        [admin::CREATE_SQ.into(), sq, 0, 0x000f_0001, 0x0001_0001],
+        // Doorbell Buffer Config (NVMe 1.4 §5.7).
+        [0x7c, shadow, shadow + 0x1000, 0, 0],
+    ];
+    for (n, [opcode, prp1, prp2, dw10, dw11]) in (0u32..).zip(commands) {
+        let sqe = [opcode | n << 16, 0, 0, 0, 0, 0, prp1, 0, prp2, 0, dw10, dw11];
+        poke(&mut m, ASQ + u64::from(n) * 64, &sqe);
+        m.writel(Window::Mem, off::DOORBELLS.into(), n + 1);
+    }
+    poke(&mut m, SQ, &[nvm::READ.into(), 1, 0, 0, 0, 0, data]);
+    poke(&mut m, SHADOW + 8, &[1]);
+    m
+}
+
+#[test]
+fn a_doorbell_that_is_an_eventfd_is_delivered_once_and_counted_and_a_recorded_bus_has_none() {
+    let bell = soc::window(Window::Mem).0 + u64::from(off::DOORBELLS) + 8;
+    let status = soc::window(Window::Mem).0 + u64::from(off::CSTS);
+    for trace in [0, 8] {
+        let Machine { rc, mem, now, .. } = nvme_with_a_read();
+        let lines = Box::new(Recorder::default());
+        let mut bus = RcBus::new(rc, Box::new(mem), lines, Box::new(move || now), Box::new(|_, _| {}), trace);
+        let board = Board::default();
+        bus.set_switchboard(Box::new(board.clone())).unwrap();
+        let msis = |bus: &RcBus| bus.sample(SamplePoint::Now).get("count.msi").unwrap_or(0);
+        let before = msis(&bus);
+        bus.read(cpu(0), status, Width::B4);
+        let connected: Vec<u64> = lock(&board.0).keys().copied().collect();
+        assert_eq!(connected, if trace == 0 { vec![bell] } else { vec![] });
+        assert_eq!((bus.doorbell_events(), msis(&bus)), (0, before));
+        if let Some(fd) = lock(&board.0).get(&bell) {
+            fd.write(1).unwrap();
+        } else {
+            bus.write(cpu(0), bell, Width::B4, 1);
+        }
+        for _ in 0..2 {
+            bus.read(cpu(0), status, Width::B4);
+        }
+        let events = u64::from(trace == 0);
+        assert_eq!((bus.doorbell_events(), msis(&bus)), (events, before + 1), "the read is done");
+        assert_eq!(bus.accesses(), 4, "however the doorbell came");
+    }
 }
 
 /// Near the edges of a window, of an access that is as wide as 8 bytes, or anywhere.

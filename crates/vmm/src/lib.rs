@@ -94,6 +94,8 @@ pub enum ExitReason {
 pub struct Stats {
     /// MMIO exits of all vCPUs.
     pub mmio_exits: u64,
+    /// Doorbells that came as eventfds: writes that were no MMIO exit. Writes that nobody looked at in between count once.
+    pub doorbell_events: u64,
     /// MMIO exits at addresses where nothing is.
     pub unmapped: u64,
 }

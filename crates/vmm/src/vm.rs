@@ -319,6 +319,7 @@ impl Vm {
     pub fn stats(&self) -> Stats {
         Stats {
             mmio_exits: self.shared.mmio_exits.load(Ordering::Relaxed),
+            doorbell_events: self.shared.bus.doorbell_events(),
             unmapped: self.shared.unmapped.load(Ordering::Relaxed),
         }
     }

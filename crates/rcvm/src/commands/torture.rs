@@ -246,7 +246,11 @@ impl Run {
                 bail!(why);
             }
             Message::Done => return Ok(true),
-            Message::Ready | Message::Release(_) | Message::Tool(_) | Message::Crashed(_) => {}
+            Message::Ready
+            | Message::Release(_)
+            | Message::Tool(_)
+            | Message::Bench(_)
+            | Message::Crashed(_) => {}
         }
         Ok(false)
     }
