@@ -1,5 +1,6 @@
 //! A kernel in memory: symbols, types and addresses together, and typed reads over them.
 
+use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -14,6 +15,7 @@ use crate::translate::Tables;
 use crate::translate::TranslateError;
 use crate::types::Member;
 use crate::types::Types;
+use crate::walk::Layouts;
 
 /// Why a kernel cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +87,7 @@ pub struct Kernel<M> {
     text_va: u64,
     image_pa: u64,
     tlb: RefCell<HashMap<u64, u64>>,
+    layouts: OnceCell<Layouts>,
 }
 
 struct Header {
@@ -204,7 +207,16 @@ impl<M: Memory> Kernel<M> {
         text_va: u64,
         image_pa: u64,
     ) -> Self {
-        Self { memory, symbols, types, tables, text_va, image_pa, tlb: RefCell::default() }
+        Self {
+            memory,
+            symbols,
+            types,
+            tables,
+            text_va,
+            image_pa,
+            tlb: RefCell::default(),
+            layouts: OnceCell::new(),
+        }
     }
 
     /// The memory it was opened on.
@@ -225,6 +237,17 @@ impl<M: Memory> Kernel<M> {
     /// Physical address of the Image.
     pub fn image_pa(&self) -> u64 {
         self.image_pa
+    }
+
+    /// Where the linear map of memory ends; above it lie vmalloc, modules and the Image
+    /// (arch/arm64/include/asm/memory.h, `PAGE_END`, which 52-bit kernels have where 48-bit ones do).
+    pub fn linear_end(&self) -> u64 {
+        u64::MAX << (self.tables.va_bits.clamp(2, 48) - 1)
+    }
+
+    /// Layouts of the containers that walks follow, looked up once.
+    pub(crate) fn layouts(&self) -> &Layouts {
+        self.layouts.get_or_init(|| Layouts::new(&self.types))
     }
 
     /// Forget translations: to be called whenever the guest has run since.

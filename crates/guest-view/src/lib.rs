@@ -21,8 +21,13 @@ pub mod types;
 pub mod vmcoreinfo;
 pub mod walk;
 
+pub use irq::Code;
+pub use irq::Desc;
+pub use irq::Domain;
 pub use irq::IrqReader;
 pub use irq::IrqView;
+pub use irq::Level;
+pub use irq::Msi;
 pub use kallsyms::Symbols;
 pub use kernel::Kernel;
 pub use kernel::Object;
