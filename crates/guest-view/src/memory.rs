@@ -104,6 +104,8 @@ pub enum CoreError {
 struct Segment {
     pa: Range<u64>,
     offset: u64,
+    /// Bytes in the file; what the segment has beyond them is zero (ELF, `p_memsz`).
+    in_file: u64,
 }
 
 /// One vCPU's general registers, from a core's NT_PRSTATUS.
@@ -153,9 +155,13 @@ impl<F: Read + Seek> Core<F> {
             file.seek(SeekFrom::Start(phoff.saturating_add(i * phentsize)))?;
             file.read_exact(&mut ph)?;
             let field = |at| le(&ph, at, 8).unwrap_or(0);
-            let (offset, pa, size) = (field(8), field(24), field(32));
+            let (offset, pa, size, memory) = (field(8), field(24), field(32), field(40));
             match le(&ph, 0, 4) {
-                Some(1) => segments.push(Segment { pa: pa..pa.saturating_add(size), offset }),
+                Some(1) => segments.push(Segment {
+                    pa: pa..pa.saturating_add(memory.max(size)),
+                    offset,
+                    in_file: size,
+                }),
                 Some(4) => {
                     let mut notes = Vec::new();
                     file.seek(SeekFrom::Start(offset))?;
@@ -174,6 +180,22 @@ impl<F: Read + Seek> Core<F> {
         }
         segments.sort_by_key(|s| s.pa.start);
         Ok(Self { file: RefCell::new(file), segments, vmcoreinfo, cpus })
+    }
+}
+
+impl<F: Read + Seek> Core<F> {
+    fn read_segment(&self, s: &Segment, pa: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        let inside = pa - s.pa.start;
+        let there = usize::try_from(s.in_file.saturating_sub(inside)).unwrap_or(usize::MAX).min(buf.len());
+        let (there, zero) = buf.split_at_mut(there);
+        zero.fill(0);
+        if there.is_empty() {
+            return Ok(());
+        }
+        let mut file = self.file.borrow_mut();
+        file.seek(SeekFrom::Start(s.offset.saturating_add(inside)))
+            .and_then(|_| file.read_exact(there))
+            .map_err(|e| MemoryError::Core { pa, reason: e.to_string() })
     }
 }
 
@@ -205,14 +227,17 @@ pub(crate) fn each_note(mut notes: &[u8], mut see: impl FnMut(&[u8], u64, &[u8])
 impl<F: Read + Seek> Memory for Core<F> {
     fn read(&self, pa: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
         let absent = MemoryError::Absent { pa, len: buf.len() };
-        let Some(end) = pa.checked_add(buf.len() as u64) else { return Err(absent) };
-        let Some(s) = self.segments.iter().find(|s| s.pa.start <= pa && end <= s.pa.end) else {
-            return Err(absent);
-        };
-        let mut file = self.file.borrow_mut();
-        file.seek(SeekFrom::Start(s.offset.saturating_add(pa - s.pa.start)))
-            .and_then(|_| file.read_exact(buf))
-            .map_err(|e| MemoryError::Core { pa, reason: e.to_string() })
+        let (mut at, mut rest) = (pa, buf);
+        // What lies behind one another may be in several segments.
+        while !rest.is_empty() {
+            let Some(s) = self.segments.iter().find(|s| s.pa.contains(&at)) else { return Err(absent) };
+            let len = usize::try_from(s.pa.end - at).unwrap_or(usize::MAX).min(rest.len());
+            let (part, after) = rest.split_at_mut(len);
+            self.read_segment(s, at, part)?;
+            at = s.pa.end;
+            rest = after;
+        }
+        Ok(())
     }
 
     fn ranges(&self) -> Vec<Range<u64>> {
