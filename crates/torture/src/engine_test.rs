@@ -186,6 +186,10 @@ impl Machine for Fake {
         }
     }
 
+    fn look(&mut self) -> Result<IrqView, LookError> {
+        Err(LookError::Unreadable("no BTF".into()))
+    }
+
     fn sample(&mut self, point: SamplePoint) -> Sample {
         sample(point)
     }
