@@ -55,6 +55,7 @@ mod guest {
     use std::collections::BTreeMap;
     use std::collections::BTreeSet;
     use std::collections::VecDeque;
+    use std::path::PathBuf;
     use std::rc::Rc;
     use std::sync::mpsc::channel;
     use std::sync::mpsc::Receiver;
@@ -69,6 +70,7 @@ mod guest {
     use guest_agent::Symbol;
     use guest_agent::Value;
     use guest_agent::MAX_LINE_BYTES;
+    use guest_view::IrqView;
     use rc_model::soc::SpiState;
     use rc_model::Event;
     use rc_model::Sample;
@@ -79,6 +81,7 @@ mod guest {
     use torture::splat;
     use torture::CallError;
     use torture::Class;
+    use torture::LookError;
     use torture::Machine;
     use torture::Plan;
     use vmm::core_dump::Registers;
@@ -91,6 +94,7 @@ mod guest {
     use crate::job::Core;
     use crate::job::Selftest;
     use crate::job::Task;
+    use crate::sight::Sight;
 
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
     /// proves nothing.
@@ -175,6 +179,9 @@ mod guest {
         modules: BTreeMap<String, Vec<Symbol>>,
         /// When the engine's phases began, since the last trace was handed over.
         phases: Phases,
+        /// The guest's kernel file, and what is seen of it in memory, from the first look on.
+        image: PathBuf,
+        sight: Option<Result<Sight, LookError>>,
         /// The stream to the front-end broke: nobody listens, stop.
         deaf: bool,
     }
@@ -199,6 +206,8 @@ mod guest {
                 splat: None,
                 modules: BTreeMap::new(),
                 phases: Phases::default(),
+                image: job.kernel.clone(),
+                sight: None,
                 deaf: false,
             }
         }
@@ -225,6 +234,9 @@ mod guest {
                     self.end_cycle();
                     self.measured("vmm_rss_beyond_guest_ram_bytes", rss_beyond_guest_ram());
                     self.measured("mmio_exits", self.vm.stats().mmio_exits);
+                    if let Some(Ok(sight)) = &self.sight {
+                        self.measured("memory_look_us", sight.longest_us);
+                    }
                     self.power_off();
                     Ok(())
                 }
@@ -547,6 +559,11 @@ mod guest {
                 self.modules.insert(module, symbols.clone());
             }
             Ok(value)
+        }
+
+        fn look(&mut self) -> Result<IrqView, LookError> {
+            let sight = self.sight.get_or_insert_with(|| Sight::of(&self.vm, &self.image));
+            sight.as_mut().map_err(|e| e.clone())?.look(&self.vm)
         }
 
         fn sample(&mut self, point: SamplePoint) -> Sample {

@@ -693,7 +693,9 @@ impl Engine<'_> {
         if let Some(view) = &seen.view {
             self.report(check::memory::check(None, view, &BTreeSet::new()));
         }
-        self.agreed(seen, true)
+        let seen = self.agreed(seen, true)?;
+        self.report(seen.disagreements());
+        Some(seen)
     }
 
     fn after_teardown(&mut self) -> Option<Seen> {
