@@ -6,6 +6,7 @@
 //! seqs, tokens), 6.12 (count, names, markers, tokens, offsets, base) and 7.3 (as 6.12, offsets relative to their place).
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 
 use crate::le;
 
@@ -18,6 +19,9 @@ pub enum KallsymsError {
     /// No token table.
     #[error("no kallsyms in the Image: built without CONFIG_KALLSYMS, or truncated")]
     NoTokens,
+    /// Functions only: the kernel's variables cannot be found.
+    #[error("kallsyms has functions only: built without CONFIG_KALLSYMS_ALL")]
+    NoVariables,
     /// A table that the token table belongs to was not found.
     #[error("kallsyms {0} not found: the Image is truncated or of an unknown layout")]
     NoTable(&'static str),
@@ -43,8 +47,12 @@ pub struct Symbols {
 }
 
 const TOKENS: usize = 256;
-/// Names read in all while the table is searched for: some twenty times what the largest kernels have.
-const NAMES_BUDGET: usize = 1 << 23;
+/// Names read in all while the table is searched for: mostly 256 each for numbers that are no counts, of which a large kernel has ten thousands.
+const NAMES_BUDGET: usize = 1 << 26;
+/// Names from one marker to the next.
+const MARKER_STEP: usize = 256;
+/// Markers, and the seqs that 6.1 has behind them, are of a few bytes a symbol.
+const MARKERS_REACH_BYTES: usize = 16 << 20;
 /// KSYM_NAME_LEN is 512 since 6.1; a longer name means that this is no table of names.
 const NAME_MAX_BYTES: usize = 1024;
 
@@ -57,6 +65,9 @@ impl Symbols {
         let tokens = Tokens::find(image).ok_or(KallsymsError::NoTokens)?;
         let names = Names::find(image, tokens.at).ok_or(KallsymsError::NoTable("names"))?;
         let expanded = names.expand(image, &tokens).ok_or(KallsymsError::NoTable("names"))?;
+        if !expanded.iter().any(|(_, name)| name == "_text") {
+            return Err(KallsymsError::NoVariables);
+        }
         let offsets = offsets(image, &tokens, &names, &expanded).ok_or(KallsymsError::NoTable("offsets"))?;
         let symbols: Vec<_> = expanded
             .into_iter()
@@ -150,6 +161,7 @@ impl Names {
     /// every plausible count upwards from the far side, and take the one whose names end where the markers begin.
     fn find(image: &[u8], tokens_at: usize) -> Option<Self> {
         let mut budget = NAMES_BUDGET;
+        let second = second_markers(image, tokens_at);
         let mut count_at = tokens_at.checked_sub(16)? & !3;
         while count_at >= 8 {
             let count = le(image, count_at, 4)? as usize;
@@ -157,7 +169,7 @@ impl Names {
                 // Tables are aligned to 8 bytes up to 6.12 and to 4 in 7.x; a name has no length of 0.
                 for at in [count_at + 4, (count_at + 4).next_multiple_of(8)] {
                     let names = Self { count_at, count, at };
-                    if names.agree_with_markers(image, tokens_at, &mut budget) {
+                    if names.agree_with_markers(image, tokens_at, &second, &mut budget) {
                         return Some(names);
                     }
                 }
@@ -167,12 +179,21 @@ impl Names {
         None
     }
 
-    fn agree_with_markers(&self, image: &[u8], limit: usize, budget: &mut usize) -> bool {
+    fn agree_with_markers(
+        &self,
+        image: &[u8],
+        limit: usize,
+        second: &HashSet<u64>,
+        budget: &mut usize,
+    ) -> bool {
         let mut check = || -> Option<bool> {
             let (mut pos, mut markers) = (self.at, Vec::new());
             for i in 0..self.count {
-                if i % 256 == 0 {
+                if i % MARKER_STEP == 0 {
                     markers.push((pos - self.at) as u64);
+                }
+                if i == MARKER_STEP && !second.contains(&((pos - self.at) as u64)) {
+                    return None;
                 }
                 *budget = budget.checked_sub(1)?;
                 pos = self.name(image, pos)?.1;
@@ -219,6 +240,15 @@ impl Names {
         }
         Some(all)
     }
+}
+
+/// What may be the second marker, the length of the first 256 names: it follows one that is 0. Without this each of the hundreds of
+/// numbers among a large kernel's names that could be a count would cost a walk to their end.
+fn second_markers(image: &[u8], tokens_at: usize) -> HashSet<u64> {
+    let most = (MARKER_STEP * (NAME_MAX_BYTES + 2)) as u64;
+    let places = (tokens_at.saturating_sub(MARKERS_REACH_BYTES) & !3..tokens_at).step_by(4);
+    let second = places.filter(|&at| le(image, at, 4) == Some(0)).filter_map(|at| le(image, at + 4, 4));
+    second.filter(|m| (1..=most).contains(m)).collect()
 }
 
 /// Offsets from `_text`, by whichever layout gives a table in ascending order whose `_text` is the Image's start.

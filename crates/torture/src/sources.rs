@@ -71,10 +71,14 @@ impl Seen {
         }
     }
 
-    /// The memory view with the owners that the agent knows: those of INTx stand in sysfs.
-    fn read(&self, view: &IrqView) -> IrqSnapshot {
+    /// The memory view with the owners that the agent knows: those of INTx stand in sysfs. Names of devices in memory are believed
+    /// where `owners` says so: what an MSI descriptor that nobody freed points to may be anything.
+    fn read(&self, view: &IrqView, owners: impl Fn(u32) -> bool) -> IrqSnapshot {
         let mut read = memory::snapshot(view);
         for (virq, d) in &mut read.irqs {
+            if !owners(*virq) {
+                d.owner.clear();
+            }
             let told = self.told.as_ref().and_then(|t| t.irqs.get(virq));
             if let Some(t) = told.filter(|t| !t.owner.is_empty()) {
                 d.owner.clone_from(&t.owner);
@@ -87,7 +91,7 @@ impl Seen {
 impl Sources {
     /// Start from the state before the first probe.
     pub fn new(seen: Seen, lines: &Lines) -> Sources {
-        let read = seen.view.as_ref().map(|v| seen.read(v));
+        let read = seen.view.as_ref().map(|v| seen.read(v, |_| true));
         let ledger = |s, source| Ledger::new(s, lines.clone(), source);
         Sources {
             agent: seen.told.map(|s| ledger(s, Source::GuestKernel)),
@@ -130,7 +134,8 @@ impl Sources {
             ledger.observe(told);
         }
         if let (Some((ledger, _)), Some(view)) = (&mut self.memory, &seen.view) {
-            ledger.observe(&seen.read(view));
+            let left = ledger.shunned();
+            ledger.observe(&seen.read(view, |virq| !left.contains(&virq)));
         }
     }
 
@@ -142,7 +147,7 @@ impl Sources {
         }
         let mut found = Vec::new();
         if let (Some((ledger, before)), Some(view)) = (&mut self.memory, &seen.view) {
-            found = ledger.after_teardown(&seen.read(view), &memory::adrift(view));
+            found = ledger.after_teardown(&seen.read(view, |_| false), &memory::adrift(view));
             let left = ledger.shunned().into_iter().collect();
             found.extend(memory::check(Some(before), view, &left));
         }

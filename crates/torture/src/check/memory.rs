@@ -45,16 +45,20 @@ pub fn snapshot(view: &IrqView) -> IrqSnapshot {
         }
         s.domains.insert(name, IrqDomain { size: 0, mapped: d.mapcount.into() });
     }
+    let adrift = adrift(view);
     for d in &view.descs {
         let Ok(virq) = u32::try_from(d.virq) else { continue };
         let level = d.levels.first();
+        // With the domain went its chip and the device: their names may be anything by now.
+        let sound = !adrift.contains(&virq);
+        let device = d.msi.as_ref().and_then(|m| m.device.clone()).filter(|_| sound);
         let desc = IrqDesc {
-            chip: level.and_then(|l| l.chip_name.clone()).unwrap_or_default(),
+            chip: level.and_then(|l| l.chip_name.clone()).filter(|_| sound).unwrap_or_default(),
             // As the kernel's attribute has it: none without a domain.
             hwirq: level.filter(|l| l.domain != 0).map(|l| l.hwirq),
             actions: actions(d),
             domain: level.and_then(|l| names.get(&l.domain)).map(|n| (*n).to_owned()).unwrap_or_default(),
-            owner: d.msi.as_ref().and_then(|m| m.device.clone()).unwrap_or_default(),
+            owner: device.unwrap_or_default(),
             ..IrqDesc::default()
         };
         s.irqs.insert(virq, desc);
@@ -80,7 +84,10 @@ pub fn check(before: Option<&IrqView>, now: &IrqView, left: &BTreeSet<u32>) -> V
             found.push(dangling(d, now));
         }
         found.extend(unloaded(d, now));
-        found.extend(msi(d));
+        // An msi_desc goes with its domain.
+        if u32::try_from(d.virq).is_ok_and(|v| !adrift.contains(&v)) {
+            found.extend(msi(d));
+        }
         if let Some(b) = before.and_then(|b| b.desc(d.virq)).filter(|_| !of_ledger(d)) {
             found.extend(came(b, d));
         }
@@ -153,7 +160,9 @@ fn unloaded(d: &Desc, view: &IrqView) -> Vec<Finding> {
     for a in d.actions.iter().filter(|a| !is_code(a.handler, view)) {
         wrong("handler", a.handler);
     }
-    for l in d.levels.iter().filter(|l| !is_data(l.chip, view)) {
+    // Of a domain that is gone nobody expects a chip.
+    let live = |va: u64| va == 0 || view.domain(va).is_some();
+    for l in d.levels.iter().filter(|l| live(l.domain) && !is_data(l.chip, view)) {
         wrong("chip", l.chip);
     }
     found
@@ -392,12 +401,13 @@ fn code(va: u64, symbol: Option<&str>, view: &IrqView) -> String {
 fn hierarchy(d: &Desc, view: &IrqView) -> String {
     let mut out = String::new();
     for l in &d.levels {
-        let domain = match l.domain {
-            0 => "no domain".to_owned(),
-            va => view.domain(va).map_or(format!("a domain that is gone ({va:#x})"), |d| d.name.clone()),
+        let chip = l.chip_name.as_deref().unwrap_or("no chip");
+        let (chip, domain) = match (l.domain, view.domain(l.domain)) {
+            (0, _) => (chip, "no domain".to_owned()),
+            (_, Some(d)) => (chip, d.name.clone()),
+            (va, None) => ("unknown chip", format!("a domain that is gone ({va:#x})")),
         };
         let arrow = if out.is_empty() { "" } else { " → " };
-        let chip = l.chip_name.as_deref().unwrap_or("no chip");
         let _ = write!(out, "{arrow}{chip} hwirq {:#x} in {domain}", l.hwirq);
     }
     out

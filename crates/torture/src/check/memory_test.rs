@@ -215,6 +215,7 @@ fn a_pointer_to_a_domain_that_is_gone_is_not_followed_for_its_name() {
     assert_eq!(adrift(&view), BTreeSet::from([20]));
     let d = &snapshot(&view).irqs[&20];
     assert_eq!((d.domain.as_str(), d.hwirq), ("", Some(0x8_0000)), "the kernel's own files show this hwirq");
+    assert_eq!((d.chip.as_str(), d.owner.as_str()), ("", ""), "nor are its chip and its device looked up");
     // Once it is cleared the kernel shows no hwirq.
     msi_of(&mut view).levels[0].domain = 0;
     assert_eq!(snapshot(&view).irqs[&20].hwirq, None);
