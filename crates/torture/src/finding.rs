@@ -107,6 +107,20 @@ pub enum Source {
     Harness,
 }
 
+impl Source {
+    /// The name used in reports, e.g. `guest-memory`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Source::DeviceModel => "device-model",
+            Source::Gic => "gic",
+            Source::GuestKernel => "guest-kernel",
+            Source::GuestMemory => "guest-memory",
+            Source::Console => "console",
+            Source::Harness => "harness",
+        }
+    }
+}
+
 /// One finding. Equal `rule`s of later cycles are merged into the first one by the report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
