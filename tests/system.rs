@@ -138,6 +138,7 @@ fn assert_refused(code: Option<i32>, stderr: &str, words: &[&str]) {
 fn the_modular_driver_releases_every_mapping_in_all_four_kinds_of_cycle() {
     let run = torture(&["--cycles", "4"]);
     assert_eq!(run.code, 0, "{}", run.all());
+    assert_both_views(&run);
     let line = run.verdict_line();
     assert!(line.starts_with("verdict: clean — 4/4 cycles, "), "{}", run.all());
     let r = run.report();
@@ -185,6 +186,41 @@ fn the_modular_driver_releases_every_mapping_in_all_four_kinds_of_cycle() {
         "--writes",
     ]);
     assert_eq!((diff.status.code(), String::from_utf8_lossy(&diff.stdout).as_ref()), (Some(0), ""));
+}
+
+/// What guest memory had after each cycle, and that the guest's own files had the same.
+fn assert_both_views(run: &Run) {
+    let report = run.report();
+    assert_eq!(report.get("notes"), None, "{}", run.all());
+    assert!(report["measured"]["memory_look_us"].as_u64() > Some(0), "{}", run.all());
+    let cycles = report["cycles"].as_array().cloned().unwrap_or_default();
+    assert!(!cycles.is_empty(), "{}", run.all());
+    for c in cycles {
+        assert_eq!(c["memory"]["descs"], c["irq_descs"], "{}", run.all());
+        assert!(c["memory"]["domains"].as_u64() >= Some(1), "{}", run.all());
+    }
+    assert!(!run.classes().contains(&"view-disagreement".into()), "{}", run.all());
+}
+
+#[test]
+fn memory_alone_finds_what_a_wrong_teardown_leaves() {
+    let run = torture(&["--profile", "naive", "--cycles", "1", "--irq-views", "memory", "--core", "never"]);
+    let report = run.report();
+    let findings = report["findings"].as_array().expect("a list");
+    let of_irqs = |f: &&Value| f["rule"].as_str().is_some_and(|r| r.starts_with("S4 irq leak "));
+    let leaks: Vec<_> = findings.iter().filter(of_irqs).collect();
+    assert!(!leaks.is_empty(), "{}", run.all());
+    for f in leaks {
+        assert_eq!((&f["source"], f.get("also")), (&"guest-memory".into(), None), "{f}");
+        for fact in ["virq", "hwirq", "hierarchy", "flow handler", "created in cycle"] {
+            assert!(f["evidence"][fact].as_str().is_some_and(|s| !s.is_empty()), "{fact}: {f}");
+        }
+    }
+
+    let run =
+        torture(&["--soc", "rk3568", "--profile", "rk-intx-leak", "--cycles", "2", "--irq-views", "memory"]);
+    run.assert_verdict("leak", 1);
+    assert!(run.classes().contains(&"irq-dangling".into()), "{}", run.all());
 }
 
 #[test]
@@ -618,6 +654,7 @@ fn the_distributions_own_kernel_unbinds_its_bridge_cleanly_or_says_that_it_canno
     let release = report["kernel"]["release"].as_str().unwrap_or_default().to_owned();
     assert!(release.ends_with("-arm64"), "not a build of ours: {release}");
     assert_eq!(report["soc"], "dw-ecam");
+    assert_both_views(&run);
     assert!(report["irq_mappings"]["created"].as_u64() >= Some(4), "{}", run.all());
     let work = report["cycles"].as_array().is_some_and(|c| c.iter().all(|c| c["worked"].as_u64() >= Some(1)));
     assert!(work, "the disk was read and written: {}", run.all());

@@ -423,6 +423,9 @@ pub struct RaisedVector {
     pub after: u64,
 }
 
+/// What stands for the nameless action of a chained handler in [`IrqDesc::actions`].
+pub const CHAINED: &str = "chained handler";
+
 /// All IRQ descriptors and domains at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct IrqSnapshot {

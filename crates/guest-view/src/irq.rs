@@ -1,8 +1,10 @@
-//! IRQ domains and descriptors.
+//! IRQ domains and descriptors, the code that they may point to, and whether somebody is changing them.
 //!
-//! *Not modelled*: names of handlers inside modules (their address is given), MSI descriptors' contents.
+//! *Not modelled*: names of handlers inside modules (address and module are given), other contents of MSI descriptors;
+//! locks of kernels with PREEMPT_RT.
 //!
-//! *Sources*: Linux kernel/irq/irqdomain.c and kernel/irq/irqdesc.c, 6.1, 6.12 and 7.3.
+//! *Sources*: Linux kernel/irq/irqdomain.c, kernel/irq/irqdesc.c, kernel/locking/mutex.c (`__mutex_owner`),
+//! include/linux/module.h and include/linux/msi.h, 6.1, 6.12 and 7.3.
 
 use serde::Serialize;
 
@@ -23,6 +25,11 @@ const ACTIONS_MAX: usize = 256;
 /// one another must not multiply the bounds above.
 const TOTAL_MAX: usize = 1 << 18;
 const NAME_MAX_BYTES: usize = 256;
+const MODULES_MAX: usize = 4096;
+/// enum mod_mem_type has seven.
+const MODULE_PARTS_MAX: u64 = 16;
+/// Low bits of `mutex.owner`: waiters, handoff, pickup. The rest is the task that holds it.
+const MUTEX_FLAGS: u64 = 7;
 
 /// All domains and descriptors at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -33,6 +40,51 @@ pub struct IrqView {
     pub descs: Vec<Desc>,
     /// What is wrong with the structures; the view is then incomplete.
     pub corruptions: Vec<Corruption>,
+    /// The kernel proper, and each loaded module.
+    pub code: Vec<Code>,
+    /// Where the kernel's map of all memory ends, in which it allocates; above it are its own image and modules.
+    pub linear_end: u64,
+    /// Locks that somebody held: what they protect was being changed, and the rest need not be true.
+    pub held: Vec<String>,
+}
+
+impl IrqView {
+    /// The live domain at `va`.
+    pub fn domain(&self, va: u64) -> Option<&Domain> {
+        self.domains.iter().find(|d| d.va == va)
+    }
+
+    /// The descriptor of `virq`.
+    pub fn desc(&self, virq: u64) -> Option<&Desc> {
+        self.descs.iter().find(|d| d.virq == virq)
+    }
+
+    /// Who owns the code or data of the image or of a module at `va`: `vmlinux` or the module's name.
+    pub fn owner_of(&self, va: u64) -> Option<&str> {
+        self.code.iter().find(|c| (c.start..c.end).contains(&va)).map(|c| c.name.as_str())
+    }
+}
+
+/// A part of the kernel proper or of a loaded module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Code {
+    /// `vmlinux` or the module's name.
+    pub name: String,
+    /// First address.
+    pub start: u64,
+    /// Behind the last address.
+    pub end: u64,
+}
+
+/// What a descriptor's `struct msi_desc` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Msi {
+    /// Its first virq.
+    pub irq: u32,
+    /// How many virqs it has.
+    pub nvec_used: u32,
+    /// Name of its device, if it can be read.
+    pub device: Option<String>,
 }
 
 /// A live `struct irq_domain`.
@@ -50,6 +102,10 @@ pub struct Domain {
     pub bus_token: u32,
     /// Address of the parent domain, or 0.
     pub parent: u64,
+    /// Address of the operations.
+    pub ops: u64,
+    /// Name of the device that it was made for, if the domain has one and it can be read.
+    pub device: Option<String>,
     /// Mapped: hwirq and address of its `irq_data`, linear part and tree.
     pub revmap: Vec<(u64, u64)>,
 }
@@ -109,6 +165,8 @@ pub struct Desc {
     pub affinity_hint: u64,
     /// Address of the MSI descriptor, or 0.
     pub msi_desc: u64,
+    /// The MSI descriptor, if there is one and it can be read.
+    pub msi: Option<Msi>,
     /// Address of the owning module, or 0.
     pub owner: u64,
 }
@@ -122,6 +180,12 @@ pub struct IrqReader {
     desc: DescOffsets,
     data: DataOffsets,
     action: ActionOffsets,
+    msi: Option<MsiOffsets>,
+    /// `kobj.name` in `struct device`.
+    device_name: Option<u64>,
+    code: Option<CodeOffsets>,
+    /// `irq_domain_mutex` and `sparse_irq_lock`: name and address of `owner`.
+    mutexes: Vec<(&'static str, u64)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +203,10 @@ struct DomainOffsets {
     bus_token: u64,
     /// Only with CONFIG_IRQ_DOMAIN_HIERARCHY.
     parent: Option<u64>,
+    ops: u64,
+    dev: Option<u64>,
+    /// `owner` of `mutex`, or of `revmap_mutex` before 6.3.
+    mutex: Option<u64>,
     revmap_size: u64,
     revmap_tree: u64,
     revmap: u64,
@@ -157,7 +225,26 @@ struct DescOffsets {
     affinity_hint: Option<u64>,
     msi_desc: Option<u64>,
     owner: u64,
+    lock: Option<u64>,
     size: usize,
+}
+
+#[derive(Debug, Clone)]
+struct MsiOffsets {
+    irq: u64,
+    nvec_used: u64,
+    dev: u64,
+    size: usize,
+}
+
+#[derive(Debug, Clone)]
+struct CodeOffsets {
+    modules: u64,
+    list: u64,
+    name: u64,
+    name_bytes: usize,
+    /// Base and size of each part.
+    parts: Vec<(u64, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -198,6 +285,11 @@ impl IrqReader {
             (None, Some(tree)) => DescTree::Radix(tree),
             (None, None) => return Err(missing("symbol sparse_irqs or irq_desc_tree")),
         };
+        let mutex =
+            |s: &str, member: &str| maybe(s, member).map(|at| at + maybe("mutex", "owner").unwrap_or(0));
+        let owner = maybe("mutex", "owner");
+        let mutexes = ["irq_domain_mutex", "sparse_irq_lock"].into_iter();
+        let mutexes = mutexes.filter_map(|n| Some((n, k.symbol(n)?.wrapping_add(owner?)))).collect();
         Ok(Self {
             domain_list: k.symbol("irq_domain_list").ok_or_else(|| missing("symbol irq_domain_list"))?,
             descs,
@@ -208,6 +300,10 @@ impl IrqReader {
                 mapcount: at("irq_domain", "mapcount")?,
                 bus_token: at("irq_domain", "bus_token")?,
                 parent: maybe("irq_domain", "parent"),
+                ops: at("irq_domain", "ops")?,
+                dev: maybe("irq_domain", "dev"),
+                mutex: owner
+                    .and_then(|_| mutex("irq_domain", "mutex").or(mutex("irq_domain", "revmap_mutex"))),
                 revmap_size: at("irq_domain", "revmap_size")?,
                 revmap_tree: at("irq_domain", "revmap_tree")?,
                 revmap: at("irq_domain", "revmap")?,
@@ -223,6 +319,7 @@ impl IrqReader {
                 affinity_hint: maybe("irq_desc", "affinity_hint"),
                 msi_desc: maybe("irq_desc", "irq_common_data.msi_desc"),
                 owner: at("irq_desc", "owner")?,
+                lock: maybe("irq_desc", "lock"),
                 size: size("irq_desc")?,
             },
             data: DataOffsets {
@@ -241,18 +338,34 @@ impl IrqReader {
                 name: at("irqaction", "name")?,
                 size: size("irqaction")?,
             },
+            msi: (|| {
+                Some(MsiOffsets {
+                    irq: maybe("msi_desc", "irq")?,
+                    nvec_used: maybe("msi_desc", "nvec_used")?,
+                    dev: maybe("msi_desc", "dev")?,
+                    size: size("msi_desc").ok()?,
+                })
+            })(),
+            device_name: maybe("device", "kobj.name"),
+            code: CodeOffsets::new(k),
+            mutexes,
         })
     }
 
     /// Read all of it, as it is now.
     pub fn read<M: Memory>(&self, k: &Kernel<M>) -> IrqView {
-        let mut view = IrqView::default();
+        let mut view = IrqView {
+            code: self.code(k),
+            linear_end: k.linear_end(),
+            held: self.held(k),
+            ..IrqView::default()
+        };
         let list = walk::list(k, self.domain_list, DOMAINS_MAX);
         view.corruptions.extend(list.corruption);
         let mut total = 0;
         for link in list.items {
             let va = link.wrapping_sub(self.domain.link);
-            match self.domain(k, va, &mut view.corruptions) {
+            match self.domain(k, va, &mut view) {
                 Ok(d) => {
                     total += d.revmap.len();
                     view.domains.push(d);
@@ -271,7 +384,7 @@ impl IrqReader {
         view.corruptions.extend(tree.corruption);
         total = 0;
         for (virq, va) in tree.items.into_iter().take(DESCS_MAX) {
-            match self.desc(k, virq, va, &mut view.corruptions) {
+            match self.desc(k, virq, va, &mut view) {
                 Ok(d) => {
                     total += d.levels.len() + d.actions.len();
                     view.descs.push(d);
@@ -286,14 +399,53 @@ impl IrqReader {
         view
     }
 
-    fn domain<M: Memory>(
-        &self,
-        k: &Kernel<M>,
-        va: u64,
-        corruptions: &mut Vec<Corruption>,
-    ) -> Result<Domain, ReadError> {
+    /// The locks whose owners are known to the types and that are taken.
+    fn held<M: Memory>(&self, k: &Kernel<M>) -> Vec<String> {
+        let taken = |at: u64| k.u64(at).is_ok_and(|owner| owner & !MUTEX_FLAGS != 0);
+        self.mutexes.iter().filter(|&&(_, at)| taken(at)).map(|&(name, _)| name.to_owned()).collect()
+    }
+
+    fn code<M: Memory>(&self, k: &Kernel<M>) -> Vec<Code> {
+        let image = (k.symbol("_text"), k.symbol("_end"));
+        let mut code = Vec::new();
+        if let (Some(start), Some(end)) = image {
+            code.push(Code { name: "vmlinux".into(), start, end });
+        }
+        // A module list that is broken off leaves addresses without an owner: the list's corruption is a finding by itself.
+        if let Some(o) = &self.code {
+            for link in walk::list(k, o.modules, MODULES_MAX).items {
+                let module = link.wrapping_sub(o.list);
+                let name = k.string(module.wrapping_add(o.name), o.name_bytes).unwrap_or_default();
+                code.extend(o.parts.iter().filter_map(|&(base, size)| {
+                    let start = k.u64(module.wrapping_add(base)).ok()?;
+                    let size = k.u32(module.wrapping_add(size)).ok().filter(|&n| n != 0)?;
+                    Some(Code { name: name.clone(), start, end: start.saturating_add(size.into()) })
+                }));
+            }
+        }
+        code
+    }
+
+    /// Name of the `struct device` at `va`.
+    fn device_name<M: Memory>(&self, k: &Kernel<M>, va: u64) -> Option<String> {
+        let at = self.device_name.filter(|_| va != 0)?;
+        named(k, va.wrapping_add(at)).filter(|name| !name.is_empty())
+    }
+
+    fn msi<M: Memory>(&self, k: &Kernel<M>, va: u64) -> Option<Msi> {
+        let o = self.msi.as_ref().filter(|_| va != 0)?;
+        let raw = bytes(k, va, o.size).ok()?;
+        Some(Msi {
+            irq: word(&raw, o.irq, 4) as u32,
+            nvec_used: word(&raw, o.nvec_used, 4) as u32,
+            device: self.device_name(k, word(&raw, o.dev, 8)),
+        })
+    }
+
+    fn domain<M: Memory>(&self, k: &Kernel<M>, va: u64, view: &mut IrqView) -> Result<Domain, ReadError> {
         let o = &self.domain;
         let raw = bytes(k, va, o.size)?;
+        let corruptions = &mut view.corruptions;
         let mut revmap = Vec::new();
         let linear = word(&raw, o.revmap_size, 4);
         if linear > REVMAP_MAX {
@@ -309,11 +461,19 @@ impl IrqReader {
         revmap.extend(tree.items);
         let name = match word(&raw, o.name, 8) {
             0 => String::new(),
-            at => k.string(at, NAME_MAX_BYTES)?,
+            at => k.string(at, NAME_MAX_BYTES).unwrap_or_else(|e| {
+                corruptions.push(wild("irq_domain name", at, &e));
+                String::new()
+            }),
         };
+        if o.mutex.is_some_and(|at| word(&raw, at, 8) & !MUTEX_FLAGS != 0) {
+            view.held.push(format!("mutex of irq_domain {name}"));
+        }
         Ok(Domain {
             va,
             name,
+            ops: word(&raw, o.ops, 8),
+            device: o.dev.and_then(|at| self.device_name(k, word(&raw, at, 8))),
             flags: word(&raw, o.flags, 4) as u32,
             mapcount: word(&raw, o.mapcount, 4) as u32,
             bus_token: word(&raw, o.bus_token, 4) as u32,
@@ -327,21 +487,27 @@ impl IrqReader {
         k: &Kernel<M>,
         virq: u64,
         va: u64,
-        corruptions: &mut Vec<Corruption>,
+        view: &mut IrqView,
     ) -> Result<Desc, ReadError> {
         let o = &self.desc;
         let raw = bytes(k, va, o.size)?;
+        // A raw spinlock begins with its word, which is 0 while it is free.
+        if o.lock.is_some_and(|at| word(&raw, at, 4) != 0) {
+            view.held.push(format!("lock of irq_desc {virq}"));
+        }
+        let corruptions = &mut view.corruptions;
         let own = va.wrapping_add(o.irq_data);
         let levels = match self.data.parent {
             Some(parent) => walk::chain(k, own, parent, CHAIN_MAX),
             None => walk::Walk { items: vec![own], corruption: None },
         };
         corruptions.extend(levels.corruption);
-        let levels = levels.items.into_iter().map(|at| self.level(k, at)).collect::<Result<_, _>>()?;
+        let levels = readable("irq_data", levels.items, corruptions, |at| self.level(k, at));
         let actions = walk::chain(k, word(&raw, o.action, 8), self.action.next, ACTIONS_MAX);
         corruptions.extend(actions.corruption);
-        let actions = actions.items.into_iter().map(|at| self.action(k, at)).collect::<Result<_, _>>()?;
+        let actions = readable("irqaction", actions.items, corruptions, |at| self.action(k, at));
         let handler = word(&raw, o.handle_irq, 8);
+        let msi_desc = o.msi_desc.map_or(0, |at| word(&raw, at, 8));
         Ok(Desc {
             virq,
             va,
@@ -353,7 +519,8 @@ impl IrqReader {
             depth: word(&raw, o.depth, 4) as u32,
             threads_active: word(&raw, o.threads_active, 4) as u32,
             affinity_hint: o.affinity_hint.map_or(0, |at| word(&raw, at, 8)),
-            msi_desc: o.msi_desc.map_or(0, |at| word(&raw, at, 8)),
+            msi_desc,
+            msi: self.msi(k, msi_desc),
             owner: word(&raw, o.owner, 8),
         })
     }
@@ -383,6 +550,53 @@ impl IrqReader {
             thread: word(&raw, o.thread, 8),
         })
     }
+}
+
+impl CodeOffsets {
+    /// `mem[]` since 6.4, `core_layout` and `init_layout` before; `None` for a kernel without modules.
+    fn new<M: Memory>(k: &Kernel<M>) -> Option<Self> {
+        let at = |s: &str, m: &str| k.types().offset(s, m);
+        let name = at("module", "name")?;
+        let parts = match at("module", "mem") {
+            Some(mem) => {
+                let (base, size) = (at("module_memory", "base")?.offset, at("module_memory", "size")?.offset);
+                let stride = mem.stride?;
+                let part = |i: u64| (mem.offset + i * stride + base, mem.offset + i * stride + size);
+                (0..mem.count?.min(MODULE_PARTS_MAX)).map(part).collect()
+            }
+            None => ["core_layout", "init_layout"]
+                .into_iter()
+                .filter_map(|part| {
+                    let member = |m: &str| Some(at("module", &format!("{part}.{m}"))?.offset);
+                    Some((member("base")?, member("size")?))
+                })
+                .collect(),
+        };
+        Some(Self {
+            modules: k.symbol("modules")?,
+            list: at("module", "list")?.offset,
+            name: name.offset,
+            name_bytes: (name.size as usize).min(NAME_MAX_BYTES),
+            parts,
+        })
+    }
+}
+
+/// What can be read of the nodes of a chain; a node that cannot is a corruption.
+fn readable<T>(
+    container: &'static str,
+    nodes: Vec<u64>,
+    corruptions: &mut Vec<Corruption>,
+    read: impl Fn(u64) -> Result<T, ReadError>,
+) -> Vec<T> {
+    let mut items = Vec::new();
+    for at in nodes {
+        match read(at) {
+            Ok(item) => items.push(item),
+            Err(e) => corruptions.push(wild(container, at, &e)),
+        }
+    }
+    items
 }
 
 /// The string that the pointer at `at` points to.

@@ -1,5 +1,6 @@
 //! A kernel in memory: symbols, types and addresses together, and typed reads over them.
 
+use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::translate::TranslateError;
 use crate::types::Member;
 use crate::types::Types;
 use crate::vmcoreinfo::VmcoreInfo;
+use crate::walk::Layouts;
 
 /// Why a kernel cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +103,7 @@ pub struct Kernel<M> {
     members: RefCell<HashMap<(&'static str, &'static str), Option<Member>>>,
     /// Symbols of modules, once they were asked for.
     module_symbols: RefCell<Option<Arc<ModuleSymbols>>>,
+    layouts: OnceCell<Layouts>,
 }
 
 struct Header {
@@ -275,6 +278,7 @@ impl<M: Memory> Kernel<M> {
             tlb: RefCell::default(),
             members: RefCell::default(),
             module_symbols: RefCell::default(),
+            layouts: OnceCell::new(),
         }
     }
 
@@ -296,6 +300,17 @@ impl<M: Memory> Kernel<M> {
     /// Physical address of the Image.
     pub fn image_pa(&self) -> u64 {
         self.image_pa
+    }
+
+    /// Where the linear map of memory ends; above it lie vmalloc, modules and the Image
+    /// (arch/arm64/include/asm/memory.h, `PAGE_END`, which 52-bit kernels have where 48-bit ones do).
+    pub fn linear_end(&self) -> u64 {
+        u64::MAX << (self.tables.va_bits.clamp(2, 48) - 1)
+    }
+
+    /// Layouts of the containers that walks follow, looked up once.
+    pub(crate) fn layouts(&self) -> &Layouts {
+        self.layouts.get_or_init(|| Layouts::new(&self.types))
     }
 
     /// Forget translations and modules: to be called whenever the guest has run since.

@@ -28,8 +28,13 @@ pub mod vmcoreinfo;
 pub mod walk;
 
 pub use devices::DeviceView;
+pub use irq::Code;
+pub use irq::Desc;
+pub use irq::Domain;
 pub use irq::IrqReader;
 pub use irq::IrqView;
+pub use irq::Level;
+pub use irq::Msi;
 pub use kallsyms::Symbols;
 pub use kernel::Kernel;
 pub use kernel::Object;

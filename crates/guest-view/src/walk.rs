@@ -8,6 +8,7 @@ use crate::kernel::Kernel;
 use crate::kernel::ReadError;
 use crate::le;
 use crate::memory::Memory;
+use crate::types::Types;
 
 /// What was found, and what stopped the walk if it did not reach the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,6 +172,65 @@ struct MapleKind {
     slots: u64,
 }
 
+/// Where the containers have what walks need, or what the kernel's types lack of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Layouts {
+    maple: Result<MapleLayout, &'static str>,
+    xarray: Result<XarrayLayout, &'static str>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct MapleLayout {
+    root: u64,
+    range: MapleKind,
+    arange: MapleKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct XarrayLayout {
+    head: u64,
+    slots: u64,
+    shift: u64,
+    count: u64,
+}
+
+impl Layouts {
+    pub(crate) fn new(types: &Types) -> Self {
+        Self { maple: MapleLayout::new(types), xarray: XarrayLayout::new(types) }
+    }
+}
+
+impl MapleLayout {
+    fn new(types: &Types) -> Result<Self, &'static str> {
+        let kind = |name: &'static str| -> Result<MapleKind, &'static str> {
+            let member = |m| types.offset(name, m).ok_or(name);
+            let (pivot, slot) = (member("pivot")?, member("slot")?);
+            Ok(MapleKind {
+                pivots_at: pivot.offset,
+                pivots: pivot.count.unwrap_or(0),
+                slots_at: slot.offset,
+                slots: slot.count.unwrap_or(0).min(64),
+            })
+        };
+        let (range, arange) = (kind("maple_range_64")?, kind("maple_arange_64")?);
+        let root = types.offset("maple_tree", "ma_root").ok_or("maple_tree.ma_root")?.offset;
+        Ok(Self { root, range, arange })
+    }
+}
+
+impl XarrayLayout {
+    fn new(types: &Types) -> Result<Self, &'static str> {
+        let slots = types.offset("xa_node", "slots").ok_or("xa_node.slots")?;
+        Ok(Self {
+            head: types.offset("xarray", "xa_head").ok_or("xarray.xa_head")?.offset,
+            shift: types.offset("xa_node", "shift").ok_or("xa_node.shift")?.offset,
+            slots: slots.offset,
+            // XA_CHUNK_SIZE is 64, or 16 on small systems.
+            count: slots.count.unwrap_or(0).min(64),
+        })
+    }
+}
+
 /// Entries of the `struct maple_tree` at `tree`: first index and entry.
 pub fn maple<M: Memory>(k: &Kernel<M>, tree: u64, budget: usize) -> Walk<(u64, u64)> {
     let mut items = Vec::new();
@@ -186,20 +246,8 @@ fn maple_into<M: Memory>(
 ) -> Result<(), Corruption> {
     const NODE_BYTES: usize = 256;
     let mut b = Budget::new("maple tree", budget);
-    let kind = |name: &'static str| -> Result<MapleKind, Corruption> {
-        let member = |m| k.types().offset(name, m).ok_or(Corruption::NoType(name));
-        let (pivot, slot) = (member("pivot")?, member("slot")?);
-        Ok(MapleKind {
-            pivots_at: pivot.offset,
-            pivots: pivot.count.unwrap_or(0),
-            slots_at: slot.offset,
-            slots: slot.count.unwrap_or(0).min(64),
-        })
-    };
-    let (range, arange) = (kind("maple_range_64")?, kind("maple_arange_64")?);
-    let root_at =
-        k.types().offset("maple_tree", "ma_root").ok_or(Corruption::NoType("maple_tree.ma_root"))?;
-    let root = k.u64(tree.wrapping_add(root_at.offset)).map_err(|e| b.wild(tree, &e))?;
+    let layout = k.layouts().maple.map_err(Corruption::NoType)?;
+    let root = k.u64(tree.wrapping_add(layout.root)).map_err(|e| b.wild(tree, &e))?;
     if root == 0 {
         return Ok(());
     }
@@ -214,9 +262,9 @@ fn maple_into<M: Memory>(
         b.enter(node)?;
         // enum maple_type: dense, leaf_64, range_64, arange_64.
         let (shape, leaf) = match enode >> 3 & 0xf {
-            1 => (range, true),
-            2 => (range, false),
-            3 => (arange, false),
+            1 => (layout.range, true),
+            2 => (layout.range, false),
+            3 => (layout.arange, false),
             _ => {
                 let reason = "of a type that index trees do not have";
                 return Err(Corruption::Malformed { container: b.container, node, reason });
@@ -266,12 +314,8 @@ fn xarray_into<M: Memory>(
     items: &mut Vec<(u64, u64)>,
 ) -> Result<(), Corruption> {
     let mut b = Budget::new("xarray", budget);
-    let head = k.types().offset("xarray", "xa_head").ok_or(Corruption::NoType("xarray.xa_head"))?;
-    let slots = k.types().offset("xa_node", "slots").ok_or(Corruption::NoType("xa_node.slots"))?;
-    let shift_at = k.types().offset("xa_node", "shift").ok_or(Corruption::NoType("xa_node.shift"))?.offset;
-    // XA_CHUNK_SIZE is 64, or 16 on small systems.
-    let count = slots.count.unwrap_or(0).min(64);
-    let head = k.u64(root.wrapping_add(head.offset)).map_err(|e| b.wild(root, &e))?;
+    let layout = k.layouts().xarray.map_err(Corruption::NoType)?;
+    let head = k.u64(root.wrapping_add(layout.head)).map_err(|e| b.wild(root, &e))?;
     let mut open = vec![(head, 0_u64, 64_u32)];
     while let Some((entry, index, above)) = open.pop() {
         if entry == 0 {
@@ -288,14 +332,14 @@ fn xarray_into<M: Memory>(
         let node = entry - 2;
         b.enter(node)?;
         let malformed = |reason| Corruption::Malformed { container: "xarray", node, reason };
-        let mut raw = vec![0; (slots.offset + 8 * count).min(4096) as usize];
+        let mut raw = vec![0; (layout.slots + 8 * layout.count).min(4096) as usize];
         k.read(node, &mut raw).map_err(|e| b.wild(node, &e))?;
-        let shift = le(&raw, shift_at as usize, 1).unwrap_or(0) as u32;
+        let shift = le(&raw, layout.shift as usize, 1).unwrap_or(0) as u32;
         if shift >= above {
             return Err(malformed("a child as high as its parent"));
         }
-        for i in (0..count).rev() {
-            let entry = le(&raw, (slots.offset + 8 * i) as usize, 8).unwrap_or(0);
+        for i in (0..layout.count).rev() {
+            let entry = le(&raw, (layout.slots + 8 * i) as usize, 8).unwrap_or(0);
             open.push((entry, index.wrapping_add(i << shift), shift));
         }
     }

@@ -73,6 +73,33 @@ fn broken_lists_give_what_came_before() {
     assert!(matches!(found.corruption, Some(Corruption::WildPointer { .. })));
 }
 
+/// A core of two segments that touch, of which the first is half as long in the file.
+#[test]
+fn memory_that_a_core_leaves_out_is_zero_and_a_read_may_cross_segments() {
+    let mut core = b"\x7fELF\x02\x01\x01".to_vec();
+    core.resize(64 + 2 * 56, 0);
+    core[16] = 4;
+    core[18] = 183;
+    core[32] = 64;
+    core[54] = 56;
+    core[56] = 2;
+    for (i, (offset, pa, in_file, memory)) in
+        [(176_u64, RAM, 4_u64, 8_u64), (180, RAM + 8, 4, 4)].into_iter().enumerate()
+    {
+        let at = 64 + 56 * i;
+        core[at] = 1;
+        for (field, value) in [(8, offset), (24, pa), (32, in_file), (40, memory)] {
+            core[at + field..at + field + 8].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    core.extend([1, 2, 3, 4, 5, 6, 7, 8]);
+    let core = Core::open(std::io::Cursor::new(core)).expect("core");
+    let mut seen = [9; 10];
+    guest_view::Memory::read(&core, RAM + 2, &mut seen).expect("read");
+    assert_eq!(seen, [3, 4, 0, 0, 0, 0, 5, 6, 7, 8]);
+    assert!(guest_view::Memory::read(&core, RAM + 3, &mut seen).is_err(), "one byte too many");
+}
+
 #[test]
 fn a_maple_leaf_gives_its_entries() {
     let leaf = 0x2000;

@@ -8,6 +8,7 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
 use torture::defect::DEFECTS;
+use torture::plan::IrqViews;
 use torture::Defect;
 
 use crate::job::Core;
@@ -150,6 +151,38 @@ pub enum Msi {
     Imsi,
     /// The GIC's ITS, by a msi-map in the device tree; iMSI-RX is not used then
     Its,
+}
+
+/// Who is asked about IRQ mappings and domains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IrqViewsArg {
+    /// The guest's memory, which the host reads; what the guest itself says has to agree
+    Both,
+    /// The guest's memory only
+    Memory,
+    /// What the guest says of itself only, in sysfs and debugfs
+    Agent,
+}
+
+impl IrqViewsArg {
+    /// Name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            IrqViewsArg::Both => "both",
+            IrqViewsArg::Memory => "memory",
+            IrqViewsArg::Agent => "agent",
+        }
+    }
+}
+
+impl From<IrqViewsArg> for IrqViews {
+    fn from(a: IrqViewsArg) -> IrqViews {
+        match a {
+            IrqViewsArg::Both => IrqViews::Both,
+            IrqViewsArg::Memory => IrqViews::Memory,
+            IrqViewsArg::Agent => IrqViews::Agent,
+        }
+    }
 }
 
 /// Something that happens to the link or the machine while the driver is bound.
@@ -324,6 +357,9 @@ pub struct TortureArgs {
     /// The endpoint's driver is one of rcvm's own whose remove has this defect
     #[arg(long, value_enum, value_name = "NAME", conflicts_with_all = ["during", "slot"])]
     pub defect: Option<DefectArg>,
+    /// Who is asked which IRQ mappings and domains there are
+    #[arg(long, value_enum, default_value = "both", value_name = "WHO")]
+    pub irq_views: IrqViewsArg,
     /// Directory for report.json, report.html, junit.xml, ktap.txt, console.log, boot.log, trace.bin and core.elf
     #[arg(long, default_value = "rcvm-out", value_name = "DIR")]
     pub out: PathBuf,
@@ -390,6 +426,9 @@ pub struct DefectsArgs {
     /// Cycles of each run
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub cycles: u32,
+    /// Who is asked which IRQ mappings and domains there are
+    #[arg(long, value_enum, default_value = "both", value_name = "WHO")]
+    pub irq_views: IrqViewsArg,
     /// Directory for defects.md and the artifacts of each run
     #[arg(long, default_value = "rcvm-defects", value_name = "DIR")]
     pub out: PathBuf,

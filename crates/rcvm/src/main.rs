@@ -8,6 +8,8 @@ mod front;
 mod job;
 mod outer;
 mod progress;
+#[cfg(target_arch = "aarch64")]
+mod sight;
 mod symbols;
 mod topology;
 mod worker;

@@ -61,6 +61,7 @@ mod guest {
     use std::collections::BTreeMap;
     use std::collections::BTreeSet;
     use std::collections::VecDeque;
+    use std::path::PathBuf;
     use std::rc::Rc;
     use std::sync::mpsc::channel;
     use std::sync::mpsc::Receiver;
@@ -75,6 +76,7 @@ mod guest {
     use guest_agent::Symbol;
     use guest_agent::Value;
     use guest_agent::MAX_LINE_BYTES;
+    use guest_view::IrqView;
     use rc_model::soc::SpiState;
     use rc_model::Event;
     use rc_model::Sample;
@@ -85,6 +87,7 @@ mod guest {
     use torture::splat;
     use torture::CallError;
     use torture::Class;
+    use torture::LookError;
     use torture::Machine;
     use torture::Plan;
     use vfio_user_endpoint::relay;
@@ -98,6 +101,7 @@ mod guest {
     use crate::job::Core;
     use crate::job::Task;
     use crate::job::Tool;
+    use crate::sight::Sight;
     use crate::topology::CardKind;
 
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
@@ -191,6 +195,9 @@ mod guest {
         modules: BTreeMap<String, Vec<Symbol>>,
         /// When the engine's phases began, since the last trace was handed over.
         phases: Phases,
+        /// The guest's kernel file, and what is seen of it in memory, from the first look on.
+        image: PathBuf,
+        sight: Option<Result<Sight, LookError>>,
         /// The stream to the front-end broke: nobody listens, stop.
         deaf: bool,
     }
@@ -215,6 +222,8 @@ mod guest {
                 splat: None,
                 modules: BTreeMap::new(),
                 phases: Phases::default(),
+                image: job.kernel.clone(),
+                sight: None,
                 deaf: false,
             }
         }
@@ -243,6 +252,9 @@ mod guest {
                     let stats = self.vm.stats();
                     self.measured("mmio_exits", stats.mmio_exits);
                     self.measured("doorbell_events", stats.doorbell_events);
+                    if let Some(Ok(sight)) = &self.sight {
+                        self.measured("memory_look_us", sight.longest_us);
+                    }
                     self.power_off();
                     Ok(())
                 }
@@ -553,6 +565,11 @@ mod guest {
                 self.modules.insert(module, symbols.clone());
             }
             Ok(value)
+        }
+
+        fn look(&mut self) -> Result<IrqView, LookError> {
+            let sight = self.sight.get_or_insert_with(|| Sight::of(&self.vm, &self.image));
+            sight.as_mut().map_err(|e| e.clone())?.look(&self.vm)
         }
 
         fn sample(&mut self, point: SamplePoint) -> Sample {

@@ -13,6 +13,7 @@ use guest_agent::Op;
 use guest_agent::SystemState;
 use guest_agent::Value;
 use guest_agent::PROTO_VERSION;
+use guest_view::IrqView;
 use pcie::SlotEvent;
 use rc_model::Sample;
 use rc_model::SamplePoint;
@@ -22,7 +23,6 @@ use serde::Serialize;
 use crate::check;
 use crate::check::allow::AllowList;
 use crate::check::allow::Allowed;
-use crate::check::irqs::Ledger;
 use crate::check::irqs::Lines;
 use crate::check::irqs::Mapping;
 use crate::consumer::Consumer;
@@ -32,15 +32,20 @@ use crate::finding::Class;
 use crate::finding::Finding;
 use crate::finding::Source;
 use crate::machine::CallError;
+use crate::machine::LookError;
 use crate::machine::Machine;
 use crate::plan::slot_number;
 use crate::plan::CyclePlan;
 use crate::plan::Disturbance;
 use crate::plan::Fault as SlotFault;
+use crate::plan::IrqViews;
 use crate::plan::Load;
 use crate::plan::Plan;
 use crate::plan::Teardown;
 use crate::plan::ROOT_PORT;
+use crate::sources::Counts;
+use crate::sources::Seen;
+use crate::sources::Sources;
 
 /// Driver of the endpoint, loaded once before the baseline.
 const ENDPOINT_MODULE: &str = "pci_endpoint_test";
@@ -87,6 +92,11 @@ pub enum Event {
         /// e.g. `insmod`, `msi`, `rmmod`, `check`.
         phase: String,
     },
+    /// Something that the checks cannot do on this guest; what they say holds without it.
+    Note {
+        /// In one line.
+        text: String,
+    },
     /// Something was wrong.
     Finding(Finding),
     /// A cycle ended.
@@ -126,6 +136,9 @@ pub struct CycleRecord {
     /// IRQ descriptors of the whole guest after it.
     #[serde(default)]
     pub irq_descs: u64,
+    /// What guest memory had after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Counts>,
     /// Milliseconds per phase, in order of execution.
     pub phases_ms: Vec<(String, u64)>,
 }
@@ -145,6 +158,7 @@ pub fn run(machine: &mut dyn Machine, plan: &Plan, hello: Hello, boot_ms: u64, o
         phase: "boot".into(),
         phases_ms: Vec::new(),
         worked: 0,
+        looks: plan.irq_views != IrqViews::Agent,
         builtin: hello.builtin.contains(&plan.target.module),
     };
     let complete = engine.run(hello, boot_ms).is_some();
@@ -164,6 +178,8 @@ struct Engine<'a> {
     phases_ms: Vec<(String, u64)>,
     /// Things that cards were made to do in this cycle.
     worked: u64,
+    /// Guest memory is read.
+    looks: bool,
     /// The driver under test is built into the kernel: it has probed at boot, and all it can do is unbind and bind.
     builtin: bool,
 }
@@ -178,7 +194,7 @@ enum Before {
 
 /// What the engine carries from cycle to cycle.
 struct Books {
-    ledger: Ledger,
+    irqs: Sources,
     allow: AllowList,
     /// Before the first probe.
     system: SystemState,
@@ -205,24 +221,20 @@ impl Engine<'_> {
             return None;
         }
         let before = self.phase("baseline", |e| e.prepare(&hello))?;
-        let baseline = self.phase("baseline", |e| e.snapshot(true))?;
+        let baseline = self.phase("baseline", Engine::baseline)?;
         let system = self.phase("baseline", Engine::system)?;
         self.machine.take_events();
         // Asking for S4 arms S5: the first access of the first probe shows the state after power-on.
         self.machine.sample(SamplePoint::S4);
-        let mut books = Books {
-            ledger: Ledger::new(baseline, self.lines.clone()),
-            allow,
-            system,
-            cold: None,
-            misbehaved: 0,
-        };
+        let mut books =
+            Books { irqs: Sources::new(baseline, &self.lines), allow, system, cold: None, misbehaved: 0 };
         if matches!(before, Before::Stuck) {
             return self.smoke(&mut books);
         }
         for n in 1..=self.plan.cycles {
             self.cycle = n;
             self.phases_ms.clear();
+            books.irqs.begin_cycle(n);
             let mut c = self.plan.cycle(n);
             if self.builtin {
                 (c.load, c.teardown) = (Load::Bind, Teardown::Unbind);
@@ -245,9 +257,9 @@ impl Engine<'_> {
         self.cycle = 1;
         let c = self.plan.cycle(1);
         if self.plan.endpoint {
-            self.use_endpoint(c, &mut books.ledger)?;
+            self.use_endpoint(c, &mut books.irqs)?;
         }
-        let io = self.use_consumers(c, &mut books.ledger)?;
+        let io = self.use_consumers(c, &mut books.irqs)?;
         self.end_io(&io)?;
         let (live, _) = split_samples(self.machine.take_events());
         self.report(check::device::check_events(&live));
@@ -351,7 +363,7 @@ impl Engine<'_> {
     }
 
     fn run_cycle(&mut self, mut c: CyclePlan, books: &mut Books) -> Option<()> {
-        let (created, released) = (books.ledger.created, books.ledger.released);
+        let before = books.irqs.created_released();
         let misbehaved = books.misbehaved;
         if c.number > 1 && self.plan.card_goes() {
             self.machine.fault(SlotFault::Insert);
@@ -359,16 +371,15 @@ impl Engine<'_> {
         self.phase(c.load.name(), |e| e.call(e.load_op(c.load)))?;
         let raised = if let Some(d) = self.plan.defect {
             c.held = d.row().irq;
-            self.use_defect(d.row(), &mut books.ledger)?
+            self.use_defect(d.row(), &mut books.irqs)?
         } else if self.plan.endpoint {
-            self.use_endpoint(c, &mut books.ledger)?
+            self.use_endpoint(c, &mut books.irqs)?
         } else {
             self.phase("enumerate", |e| e.call(e.plan.wait_port()))?;
-            let snapshot = self.snapshot(true)?;
-            books.ledger.observe(&snapshot);
+            self.observe(true, &mut books.irqs)?;
             0
         };
-        let io = self.use_consumers(c, &mut books.ledger)?;
+        let io = self.use_consumers(c, &mut books.irqs)?;
         // What the device side saw while the driver was bound is judged too, but apart from its teardown.
         let (live, fresh) = split_samples(self.machine.take_events());
         self.report(check::device::check_events(&live));
@@ -380,9 +391,10 @@ impl Engine<'_> {
         }
         self.phase(c.teardown.name(), |e| e.call(e.teardown_op(c.teardown)))?;
         self.end_io(&io)?;
-        let after = self.phase("check", |e| e.snapshot(false))?;
+        let after = self.phase("check", Engine::after_teardown)?;
         let system = self.phase("check", Engine::system)?;
         self.judge(&after, &system, c.teardown.name(), books);
+        let (created, released) = books.irqs.created_released();
         let record = CycleRecord {
             cycle: c.number,
             load: c.load.name().into(),
@@ -390,11 +402,12 @@ impl Engine<'_> {
             held: if self.plan.endpoint { kind_name(c.held) } else { "" }.into(),
             raised,
             worked: std::mem::take(&mut self.worked),
-            created: books.ledger.created - created,
-            released: books.ledger.released - released,
+            created: created - before.0,
+            released: released - before.1,
             misbehaved: books.misbehaved - misbehaved,
-            leaked: books.ledger.leaked().cloned().collect(),
-            irq_descs: after.irqs.len() as u64,
+            leaked: books.irqs.leaked(),
+            irq_descs: after.descs(),
+            memory: after.counts(),
             phases_ms: std::mem::take(&mut self.phases_ms),
         };
         (self.out)(Event::Cycle(record));
@@ -403,23 +416,23 @@ impl Engine<'_> {
     }
 
     /// Find the endpoint, raise its interrupts, and disturb it; how many interrupts were raised.
-    fn use_endpoint(&mut self, c: CyclePlan, ledger: &mut Ledger) -> Option<u64> {
+    fn use_endpoint(&mut self, c: CyclePlan, irqs: &mut Sources) -> Option<u64> {
         let endpoint = self.phase("enumerate", |e| e.endpoint())?;
-        let mut raised = self.exercise(c.held, ledger)?;
+        let mut raised = self.exercise(c.held, irqs)?;
         let of_link = |d: &Disturbance| {
             !matches!(d, Disturbance::HotSwap | Disturbance::HotPlug | Disturbance::Neighbour)
         };
         for d in self.plan.disturbances.iter().copied().filter(of_link) {
             self.phase(d.name(), |e| e.disturb(d, &endpoint))?;
             if d.spares_endpoint() {
-                raised += self.raise(c.held, 1, ledger)?;
+                raised += self.raise(c.held, 1, irqs)?;
             }
         }
         Some(raised)
     }
 
     /// Make the other cards' drivers work, disturb their slots, and start I/O that the teardown has to end: who does it, and its id.
-    fn use_consumers(&mut self, c: CyclePlan, ledger: &mut Ledger) -> Option<Vec<(Consumer, u64)>> {
+    fn use_consumers(&mut self, c: CyclePlan, irqs: &mut Sources) -> Option<Vec<(Consumer, u64)>> {
         let plan = self.plan;
         if plan.consumers.is_empty() {
             return Some(Vec::new());
@@ -437,14 +450,13 @@ impl Engine<'_> {
         }
         if plan.disturbances.contains(&Disturbance::Neighbour) {
             let work = Work { again: true, filesystem: false, seed: seed ^ 1 << 9 };
-            self.phase("neighbour", |e| e.unbind_neighbours(&found, &work, ledger))?;
+            self.phase("neighbour", |e| e.unbind_neighbours(&found, &work, irqs))?;
             found = self.phase("cards", |e| e.find_cards())?;
             if plan.endpoint {
-                self.raise(c.held, 1, ledger)?;
+                self.raise(c.held, 1, irqs)?;
             }
         }
-        let snapshot = self.snapshot(true)?;
-        ledger.observe(&snapshot);
+        self.observe(true, irqs)?;
         let mut io = Vec::new();
         for (consumer, card) in plan.consumers.iter().zip(&found) {
             if let Some(op) = consumer.in_flight(card, seed ^ 1 << 8) {
@@ -471,13 +483,13 @@ impl Engine<'_> {
     }
 
     /// Functions of one device share a pin or not: each works while the drivers of the others come and go.
-    fn unbind_neighbours(&mut self, found: &[FoundCard], work: &Work, ledger: &mut Ledger) -> Option<()> {
+    fn unbind_neighbours(&mut self, found: &[FoundCard], work: &Work, irqs: &mut Sources) -> Option<()> {
         for (consumer, card) in self.plan.consumers.iter().zip(found) {
             let (driver, device) = (consumer.at().driver, card.address.clone());
             let bus = || String::from("pci");
             self.call(Op::Unbind { bus: bus(), driver: driver.clone(), device: device.clone() })?;
             if self.plan.endpoint {
-                self.raise(IrqKind::Intx, 1, ledger)?;
+                self.raise(IrqKind::Intx, 1, irqs)?;
             }
             self.call(Op::Bind { bus: bus(), driver, device })?;
         }
@@ -533,7 +545,7 @@ impl Engine<'_> {
     }
 
     /// Wait until rcvm_defect is bound, which it is only if all its interrupts arrived; how many it holds.
-    fn use_defect(&mut self, row: &defect::Row, ledger: &mut Ledger) -> Option<u64> {
+    fn use_defect(&mut self, row: &defect::Row, irqs: &mut Sources) -> Option<u64> {
         let wait = Op::WaitDevice {
             address: defect::ENDPOINT.into(),
             driver: defect::MODULE.into(),
@@ -541,10 +553,9 @@ impl Engine<'_> {
         };
         self.phase("enumerate", |e| e.call(wait))?;
         // What an earlier cycle left may not be looked into.
-        let snapshot = self.snapshot(ledger.shunned().is_empty())?;
-        ledger.observe(&snapshot);
+        let seen = self.observe(irqs.shunned().is_empty(), irqs)?;
         let named = |actions: &str| actions.split(',').any(|a| a.trim() == defect::MODULE);
-        let held = snapshot.irqs.values().filter(|d| named(&d.actions)).count() as u64;
+        let held = seen.snapshot().irqs.values().filter(|d| named(&d.actions)).count() as u64;
         if held < u64::from(row.vectors()) {
             self.find(
                 Finding::new(
@@ -621,7 +632,7 @@ impl Engine<'_> {
     ///
     /// INTx stands between MSI and MSI-X: the two reuse each other's virq and hwirq numbers, and only a snapshot without
     /// either tells that the first set was released before the second was created.
-    fn exercise(&mut self, held: IrqKind, ledger: &mut Ledger) -> Option<u64> {
+    fn exercise(&mut self, held: IrqKind, irqs: &mut Sources) -> Option<u64> {
         let p = self.plan;
         let mut steps =
             vec![(IrqKind::Msi, p.msi_vectors), (IrqKind::Intx, 1), (IrqKind::MsiX, p.msix_vectors)];
@@ -632,29 +643,32 @@ impl Engine<'_> {
         }
         let mut raised = 0;
         for (kind, vectors) in steps {
-            raised += self.raise(kind, vectors, ledger)?;
+            raised += self.raise(kind, vectors, irqs)?;
         }
         Some(raised)
     }
 
     /// Raise `vectors` interrupts of one kind; how many were raised.
-    fn raise(&mut self, kind: IrqKind, vectors: u32, ledger: &mut Ledger) -> Option<u64> {
-        let shun = ledger.shunned();
+    fn raise(&mut self, kind: IrqKind, vectors: u32, irqs: &mut Sources) -> Option<u64> {
+        let shun = irqs.shunned();
         let value = self.phase(kind_name(kind), |e| e.call(Op::ExerciseIrqs { kind, vectors, shun }))?;
         let Value::Exercised(x) = value else { return self.unexpected(&value) };
-        ledger.observe(&x.snapshot);
+        let told = (self.plan.irq_views != IrqViews::Memory).then(|| x.snapshot.clone());
+        let view = self.look();
+        irqs.observe(&Seen { told, view });
         self.report(too_few(&x, self.plan.least_vectors(kind, vectors)));
         self.report(undelivered(&x));
         Some(x.vectors.len() as u64)
     }
 
-    fn judge(&mut self, after: &IrqSnapshot, system: &SystemState, teardown: &str, books: &mut Books) {
+    fn judge(&mut self, after: &Seen, system: &SystemState, teardown: &str, books: &mut Books) {
         let (events, mut samples) = split_samples(self.machine.take_events());
         samples.remove(&SamplePoint::S5);
         let s4 = self.machine.sample(SamplePoint::S4);
         books.misbehaved = s4.items.iter().filter(|i| i.0.starts_with("misbehaved")).map(|i| i.1).sum();
         samples.insert(SamplePoint::S4, s4);
-        let mut found = books.ledger.after_teardown(after);
+        let mut found = books.irqs.after_teardown(after);
+        found.extend(after.disagreements());
         found.extend(check::system::check(&books.system, system));
         found.extend(check::gic::check(&self.machine.spi_state()));
         found.extend(check::device::check(&samples));
@@ -662,6 +676,74 @@ impl Engine<'_> {
         books.allow.apply(&mut found);
         teardown.clone_into(&mut self.phase);
         self.report(found);
+    }
+
+    /// The state before the first probe, which has to be sound by itself.
+    fn baseline(&mut self) -> Option<Seen> {
+        if let Some(LookError::Unreadable(why)) = self.looks.then(|| self.machine.look().err()).flatten() {
+            self.looks = false;
+            if self.plan.irq_views == IrqViews::Memory {
+                self.unseen(&why);
+                return None;
+            }
+            let text = format!("mappings are seen through the guest's files only: {why}");
+            (self.out)(Event::Note { text });
+        }
+        let seen = self.seen(true)?;
+        if self.plan.irq_views == IrqViews::Memory && seen.view.is_none() {
+            return None;
+        }
+        if let Some(view) = &seen.view {
+            self.report(check::memory::check(None, view, &BTreeSet::new()));
+        }
+        let seen = self.agreed(seen, true)?;
+        self.report(seen.disagreements());
+        Some(seen)
+    }
+
+    fn after_teardown(&mut self) -> Option<Seen> {
+        let seen = self.seen(false)?;
+        self.agreed(seen, false)
+    }
+
+    /// The two views are of two moments: only what they disagree about twice is a disagreement.
+    fn agreed(&mut self, seen: Seen, details: bool) -> Option<Seen> {
+        if seen.disagreements().is_empty() {
+            return Some(seen);
+        }
+        self.seen(details)
+    }
+
+    /// Take in what there is while the driver is bound.
+    fn observe(&mut self, details: bool, irqs: &mut Sources) -> Option<Seen> {
+        let seen = self.seen(details)?;
+        irqs.observe(&seen);
+        Some(seen)
+    }
+
+    fn seen(&mut self, details: bool) -> Option<Seen> {
+        let told = match self.plan.irq_views {
+            IrqViews::Memory => None,
+            IrqViews::Both | IrqViews::Agent => Some(self.snapshot(details)?),
+        };
+        Some(Seen { told, view: self.look() })
+    }
+
+    fn look(&mut self) -> Option<IrqView> {
+        if !self.looks {
+            return None;
+        }
+        match self.machine.look() {
+            Ok(view) => Some(view),
+            Err(e) => {
+                self.unseen(&e.to_string());
+                None
+            }
+        }
+    }
+
+    fn unseen(&mut self, why: &str) {
+        self.find(Finding::new(Class::OperationFailed, Source::GuestMemory, "memory not seen", why));
     }
 
     fn snapshot(&mut self, details: bool) -> Option<IrqSnapshot> {

@@ -8,6 +8,10 @@ use guest_agent::FileText;
 use guest_agent::IrqDesc;
 use guest_agent::OpError;
 use guest_agent::RaisedVector;
+use guest_view::irq::Action;
+use guest_view::Desc;
+use guest_view::Domain;
+use guest_view::Level;
 
 use super::*;
 use crate::verdict::Verdict;
@@ -36,6 +40,14 @@ enum Fault {
     NoUnbind,
     /// The built-in driver waits for something at boot.
     Deferred,
+    /// The kernel has no types: its memory says nothing.
+    Unreadable,
+    /// Somebody always holds a lock after the baseline.
+    Unsteady,
+    /// The guest's files lack a mapping that stays.
+    AgentIsBlind,
+    /// What is left after the teardown has lost its domain.
+    Dangling,
 }
 
 struct Fake {
@@ -44,6 +56,7 @@ struct Fake {
     held: Option<IrqKind>,
     events: VecDeque<rc_model::Event>,
     loads: u32,
+    torn_down: bool,
     clock_ms: u64,
     asked_for_tasks: bool,
     /// Faults, and how many operations came before each.
@@ -58,6 +71,7 @@ fn fake(fault: Fault) -> Fake {
         held: None,
         events: VecDeque::new(),
         loads: 0,
+        torn_down: false,
         clock_ms: 0,
         asked_for_tasks: false,
         faults: Vec::new(),
@@ -67,8 +81,16 @@ fn fake(fault: Fault) -> Fake {
 
 impl Fake {
     fn snapshot(&self) -> IrqSnapshot {
-        let mut s = IrqSnapshot::default();
-        s.irqs.insert(1, IrqDesc { chip: "GICv3".into(), hwirq: Some(27), ..IrqDesc::default() });
+        let mut irqs = self.memory();
+        if self.fault == Fault::AgentIsBlind && self.torn_down {
+            irqs.retain(|virq, _| *virq == 1);
+        }
+        IrqSnapshot { irqs, domains: BTreeMap::new() }
+    }
+
+    fn memory(&self) -> BTreeMap<u32, IrqDesc> {
+        let mut irqs = BTreeMap::new();
+        irqs.insert(1, IrqDesc { chip: "GICv3".into(), hwirq: Some(27), ..IrqDesc::default() });
         let (n, chip) = match self.held {
             None => (0, ""),
             Some(IrqKind::Intx) => (1, "GICv3"),
@@ -82,9 +104,59 @@ impl Fake {
                 actions: actions.into(),
                 ..IrqDesc::default()
             };
-            s.irqs.insert(20 + i, d);
+            irqs.insert(20 + i, d);
         }
-        s
+        irqs
+    }
+
+    /// The same as a kernel has it: everything in one domain.
+    fn view(&self) -> IrqView {
+        const GIC: u64 = 0x1000;
+        let mut view = IrqView::default();
+        let gone = self.fault == Fault::Dangling && self.torn_down;
+        let mut revmap = Vec::new();
+        for (virq, d) in self.memory() {
+            let (va, hwirq) = (0x2000 + u64::from(virq), d.hwirq.unwrap_or(0));
+            let domain = if gone && virq != 1 { 0x9000 } else { GIC };
+            if domain == GIC {
+                revmap.push((hwirq, va));
+            }
+            let chip_name = Some(d.chip);
+            let named = |name: &str| Action {
+                name: Some(name.into()),
+                handler: 0,
+                handler_symbol: None,
+                dev_id: 0,
+                thread: 0,
+            };
+            view.descs.push(Desc {
+                virq: virq.into(),
+                va,
+                levels: vec![Level { va, hwirq, domain, chip: 0, chip_name }],
+                handler: 0,
+                handler_symbol: None,
+                actions: Some(d.actions.as_str()).filter(|a| !a.is_empty()).map(named).into_iter().collect(),
+                status: 0,
+                depth: 0,
+                threads_active: 0,
+                affinity_hint: 0,
+                msi_desc: 0,
+                msi: None,
+                owner: 0,
+            });
+        }
+        view.domains.push(Domain {
+            va: GIC,
+            name: "gic".into(),
+            flags: 0,
+            mapcount: revmap.len() as u32,
+            bus_token: 0,
+            parent: 0,
+            ops: 0,
+            device: None,
+            revmap,
+        });
+        view
     }
 
     fn system(&self) -> SystemState {
@@ -112,10 +184,13 @@ impl Fake {
     }
 
     fn teardown(&mut self) {
+        self.torn_down = true;
         if self.fault == Fault::NoRemove {
             return;
         }
-        self.held = None;
+        if !matches!(self.fault, Fault::AgentIsBlind | Fault::Dangling) {
+            self.held = None;
+        }
         for point in [SamplePoint::S1, SamplePoint::S2, SamplePoint::S3] {
             self.events.push_back(rc_model::Event::Sampled(sample(point)));
         }
@@ -186,6 +261,14 @@ impl Machine for Fake {
         }
     }
 
+    fn look(&mut self) -> Result<IrqView, LookError> {
+        match self.fault {
+            Fault::Unreadable => Err(LookError::Unreadable("no BTF".into())),
+            Fault::Unsteady if self.loads > 0 => Err(LookError::Unsteady("irq_domain_mutex".into())),
+            _ => Ok(self.view()),
+        }
+    }
+
     fn sample(&mut self, point: SamplePoint) -> Sample {
         sample(point)
     }
@@ -235,9 +318,12 @@ fn hello() -> Hello {
 }
 
 fn run_fake(m: &mut Fake, cycles: u32, hello: Hello) -> (Vec<Event>, Verdict) {
+    run_plan(m, &Plan { cycles, ..Plan::default() }, hello)
+}
+
+fn run_plan(m: &mut Fake, plan: &Plan, hello: Hello) -> (Vec<Event>, Verdict) {
     let mut events = Vec::new();
-    let plan = Plan { cycles, ..Plan::default() };
-    run(m, &plan, hello, 900, &mut |e| events.push(e));
+    run(m, plan, hello, 900, &mut |e| events.push(e));
     let findings: Vec<Finding> = events
         .iter()
         .filter_map(|e| if let Event::Finding(f) = e { Some(f.clone()) } else { None })
@@ -507,4 +593,76 @@ fn a_built_in_driver_that_never_probed_is_told_with_what_it_waits_for() {
         .iter()
         .any(|e| matches!(e, Event::Finding(f) if f.summary.contains("wait for supplier /phy@1c06000")));
     assert!(said, "{events:?}");
+}
+
+fn findings(events: &[Event]) -> Vec<&Finding> {
+    events.iter().filter_map(|e| if let Event::Finding(f) = e { Some(f) } else { None }).collect()
+}
+
+#[test]
+fn a_leak_that_both_views_have_is_one_finding_of_two_sources() {
+    let (events, verdict) = run_fake(&mut fake(Fault::NoRemove), 1, hello());
+    assert_eq!(verdict, Verdict::Leak);
+    let leaks: Vec<_> = findings(&events).into_iter().filter(|f| f.rule.starts_with("S4 irq ")).collect();
+    let virqs: BTreeSet<_> = leaks.iter().map(|f| &f.evidence["virq"]).collect();
+    assert_eq!(leaks.len(), virqs.len(), "each mapping once");
+    for f in leaks {
+        assert_eq!((f.source, f.also.as_slice()), (Source::GuestMemory, &[Source::GuestKernel][..]));
+        assert_eq!(
+            (f.evidence["created in cycle"].as_str(), f.evidence["disposed by"].as_str()),
+            ("1", "nobody")
+        );
+        assert!(f.evidence["hierarchy"].ends_with("in gic"), "{f:?}");
+    }
+    let memory = records(&events)[0].memory.expect("counts");
+    assert_eq!(memory.descs, memory.mappings);
+    assert!(memory.descs > 1);
+}
+
+#[test]
+fn memory_alone_finds_what_is_left_and_asks_the_agent_for_nothing() {
+    let plan = Plan { cycles: 1, irq_views: IrqViews::Memory, ..Plan::default() };
+    for (fault, class) in [(Fault::NoRemove, Class::IrqLeak), (Fault::Dangling, Class::IrqDangling)] {
+        let mut m = fake(fault);
+        let (events, verdict) = run_plan(&mut m, &plan, hello());
+        assert_eq!(verdict, Verdict::Leak, "{fault:?}");
+        assert!(!m.ops.iter().any(|op| matches!(op, Op::SnapshotIrqs { .. })));
+        let found = findings(&events);
+        assert!(found.iter().any(|f| f.class == class && f.evidence.contains_key("virq")), "{fault:?}");
+        assert!(found.iter().all(|f| f.source != Source::GuestKernel && f.also.is_empty()));
+    }
+    let (events, verdict) = run_plan(&mut fake(Fault::None), &Plan { cycles: 4, ..plan }, hello());
+    assert_eq!(verdict, Verdict::Clean, "{events:#?}");
+    assert!(records(&events).iter().all(|c| c.created >= 65 && c.created == c.released));
+}
+
+#[test]
+fn a_kernel_whose_memory_cannot_be_read_is_judged_by_the_agent_with_one_note() {
+    let (events, verdict) = run_fake(&mut fake(Fault::Unreadable), 2, hello());
+    assert_eq!(verdict, Verdict::Clean);
+    let notes: Vec<_> = events.iter().filter(|e| matches!(e, Event::Note { .. })).collect();
+    let text = "mappings are seen through the guest's files only: no BTF";
+    assert_eq!(notes, [&Event::Note { text: text.into() }]);
+    assert!(records(&events).iter().all(|c| c.memory.is_none()));
+
+    let plan = Plan { cycles: 1, irq_views: IrqViews::Memory, ..Plan::default() };
+    let (_, verdict) = run_plan(&mut fake(Fault::Unreadable), &plan, hello());
+    assert_eq!(verdict, Verdict::Inconclusive, "there is nobody else to ask");
+}
+
+#[test]
+fn memory_that_never_stands_still_proves_nothing() {
+    let (events, verdict) = run_fake(&mut fake(Fault::Unsteady), 1, hello());
+    assert_eq!(verdict, Verdict::Inconclusive);
+    assert!(findings(&events).iter().all(|f| f.summary.contains("irq_domain_mutex")), "{events:#?}");
+}
+
+#[test]
+fn a_mapping_that_the_guests_files_hide_is_found_and_the_views_disagree() {
+    let (events, verdict) = run_fake(&mut fake(Fault::AgentIsBlind), 1, hello());
+    assert_eq!(verdict, Verdict::Leak);
+    let classes: BTreeSet<_> = findings(&events).iter().map(|f| f.class).collect();
+    assert_eq!(classes, [Class::IrqLeak, Class::ViewDisagreement].into());
+    let plan = Plan { cycles: 1, irq_views: IrqViews::Agent, ..Plan::default() };
+    assert_eq!(run_plan(&mut fake(Fault::AgentIsBlind), &plan, hello()).1, Verdict::Clean);
 }

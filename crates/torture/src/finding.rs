@@ -15,6 +15,10 @@ pub enum Class {
     IrqDangling,
     /// An IRQ mapping or domain that existed before the first probe is gone.
     IrqLost,
+    /// The kernel's IRQ structures contradict one another, or lead nowhere.
+    IrqCorrupt,
+    /// The guest's files and its memory say different things of the same moment: one of the two checks is wrong.
+    ViewDisagreement,
     /// A device, or a reference to a module, that did not exist before the first probe is still there after teardown.
     DeviceLeak,
     /// A raised interrupt did not reach its handler.
@@ -51,6 +55,8 @@ impl Class {
             Class::IrqLeak
                 | Class::IrqDangling
                 | Class::IrqLost
+                | Class::IrqCorrupt
+                | Class::ViewDisagreement
                 | Class::DeviceLeak
                 | Class::KernelSplat
                 | Class::Hang
@@ -64,6 +70,8 @@ impl Class {
             Class::IrqLeak => "irq-leak",
             Class::IrqDangling => "irq-dangling",
             Class::IrqLost => "irq-lost",
+            Class::IrqCorrupt => "irq-corrupt",
+            Class::ViewDisagreement => "view-disagreement",
             Class::DeviceLeak => "device-leak",
             Class::IrqUndelivered => "irq-undelivered",
             Class::DmaAfterStop => "dma-after-stop",
@@ -91,10 +99,26 @@ pub enum Source {
     Gic,
     /// The guest's sysfs and debugfs, through the agent.
     GuestKernel,
+    /// The guest's memory, read by the host with the vCPUs paused.
+    GuestMemory,
     /// The guest's console.
     Console,
     /// The harness itself.
     Harness,
+}
+
+impl Source {
+    /// The name used in reports, e.g. `guest-memory`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Source::DeviceModel => "device-model",
+            Source::Gic => "gic",
+            Source::GuestKernel => "guest-kernel",
+            Source::GuestMemory => "guest-memory",
+            Source::Console => "console",
+            Source::Harness => "harness",
+        }
+    }
 }
 
 /// One finding. Equal `rule`s of later cycles are merged into the first one by the report.
@@ -112,6 +136,9 @@ pub struct Finding {
     pub summary: String,
     /// Who saw it.
     pub source: Source,
+    /// Who else saw the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Source>,
     /// Facts: register, virq, domain, owner, call trace …
     pub evidence: BTreeMap<String, String>,
     /// Magnitude, for findings that must not grow over cycles.
@@ -130,6 +157,7 @@ impl Finding {
             operation: String::new(),
             summary: summary.into(),
             source,
+            also: Vec::new(),
             evidence: BTreeMap::new(),
             magnitude: 1,
             allowed: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use guest_agent::Op;
 use guest_agent::OpError;
 use guest_agent::Value;
+use guest_view::IrqView;
 use rc_model::soc::SpiState;
 use rc_model::Event;
 use rc_model::Sample;
@@ -39,10 +40,23 @@ pub enum CallError {
     },
 }
 
+/// Why there is no view of the guest's memory.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookError {
+    /// Not of this guest, ever.
+    #[error("guest memory cannot be read: {0}")]
+    Unreadable(String),
+    /// Not now: somebody was always in the middle of a change.
+    #[error("guest memory did not stand still: {0}")]
+    Unsteady(String),
+}
+
 /// A guest with an agent, and the devices behind it.
 pub trait Machine {
     /// Have the agent do `op`; give up after `timeout`.
     fn call(&mut self, op: Op, timeout: Duration) -> Result<Value, CallError>;
+    /// IRQ domains and descriptors as they lie in the guest's memory, at a moment when nobody is changing them.
+    fn look(&mut self) -> Result<IrqView, LookError>;
     /// Device-side state now.
     fn sample(&mut self, point: SamplePoint) -> Sample;
     /// Our SPIs in the GIC.

@@ -37,6 +37,8 @@ pub struct Plan {
     pub misbehaviours: u32,
     /// Whether one of them takes the card away.
     pub vanishes: bool,
+    /// Who is asked about IRQ mappings.
+    pub irq_views: IrqViews,
     /// Hardware vectors that iMSI-RX has for all functions together.
     pub hwirqs: u32,
     /// Longest wait for the agent's first message, ms.
@@ -45,6 +47,19 @@ pub struct Plan {
     pub op_timeout_ms: u64,
     /// Longest wait in the guest for the endpoint to be enumerated and bound, ms.
     pub enumerate_timeout_ms: u64,
+}
+
+/// Who is asked about IRQ mappings and domains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IrqViews {
+    /// Guest memory, as the host reads it, and the guest's own files as a cross-check.
+    #[default]
+    Both,
+    /// Guest memory only.
+    Memory,
+    /// The guest's own files only.
+    Agent,
 }
 
 /// The driver under test and its device, as Linux names them.
@@ -92,6 +107,7 @@ impl Default for Plan {
             disturbances: Vec::new(),
             misbehaviours: 0,
             vanishes: false,
+            irq_views: IrqViews::Both,
             hwirqs: 256,
             boot_timeout_ms: 60_000,
             op_timeout_ms: 60_000,

@@ -164,6 +164,9 @@ pub struct Report {
     pub findings: Vec<Seen>,
     /// Findings beyond the most that are kept.
     pub findings_dropped: u64,
+    /// What the checks could not do, and do not need to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Allow-list in force.
     pub allow_list: Vec<Allowed>,
     /// Times of phases.
@@ -214,6 +217,7 @@ impl Report {
             irq_mappings: Mappings::default(),
             findings: Vec::new(),
             findings_dropped: 0,
+            notes: Vec::new(),
             allow_list: Vec::new(),
             phases: BTreeMap::new(),
             measured: BTreeMap::new(),
@@ -234,6 +238,7 @@ impl Report {
                 self.allow_list = allow_list;
             }
             Event::Phase { cycle, phase } => self.now = (cycle, phase),
+            Event::Note { text } => self.notes.push(text),
             Event::Finding(f) => self.add(f),
             Event::Cycle(c) => self.cycle(c),
             Event::Ended { complete } => {

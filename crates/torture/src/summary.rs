@@ -15,7 +15,7 @@ const SHOWN_PER_CLASS: usize = 10;
 const TRACE_SHOWN: usize = 6;
 
 /// Order of classes, worst first; known residue comes after all of them.
-pub(crate) const ORDER: [Class; 16] = [
+pub(crate) const ORDER: [Class; 18] = [
     Class::Crash,
     Class::Hang,
     Class::BootFailed,
@@ -24,6 +24,8 @@ pub(crate) const ORDER: [Class; 16] = [
     Class::IrqDangling,
     Class::IrqLeak,
     Class::IrqLost,
+    Class::IrqCorrupt,
+    Class::ViewDisagreement,
     Class::DeviceLeak,
     Class::KernelSplat,
     Class::DmaAfterStop,

@@ -33,14 +33,19 @@ impl Verdict {
             let v = match f.class {
                 _ if f.allowed.is_some() => Verdict::Residue,
                 Class::Crash | Class::Hang => Verdict::Crash,
-                Class::IrqUndelivered | Class::OperationFailed | Class::BootFailed => {
-                    // The cycle did not do what it was meant to: no statement about teardown follows from it.
+                Class::IrqUndelivered
+                | Class::OperationFailed
+                | Class::BootFailed
+                | Class::ViewDisagreement => {
+                    // The cycle did not do what it was meant to, or a check is not to be trusted: no statement about
+                    // teardown follows from it.
                     doubtful = true;
                     continue;
                 }
                 Class::IrqLeak
                 | Class::IrqDangling
                 | Class::IrqLost
+                | Class::IrqCorrupt
                 | Class::DeviceLeak
                 | Class::DmaAfterStop
                 | Class::RogueMsi
@@ -118,6 +123,8 @@ mod tests {
             (&[finding(Class::Hang, false)], false, Crash),
             (&[finding(Class::IrqUndelivered, false)], true, Inconclusive),
             (&[finding(Class::BootFailed, false)], false, Inconclusive),
+            (&[finding(Class::ViewDisagreement, false)], true, Inconclusive),
+            (&[finding(Class::IrqCorrupt, false)], true, Leak),
             (&[finding(Class::OperationFailed, false), finding(Class::IrqLeak, false)], false, Leak),
         ];
         for (findings, complete, want) in cases {

@@ -28,6 +28,7 @@ mod vm;
 
 pub use error::Error;
 pub use loader::check_kernel;
+pub use loader::read_kernel;
 #[cfg(target_arch = "aarch64")]
 pub use vm::CoreContents;
 #[cfg(target_arch = "aarch64")]

@@ -6,6 +6,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use crate::layout;
 use crate::Error;
 
 const HEADER_BYTES: usize = 64;
@@ -22,6 +23,13 @@ pub struct Kernel {
     pub text_offset: u64,
     /// Memory that the kernel takes from its load address on, bss included.
     pub image_bytes: u64,
+}
+
+impl Kernel {
+    /// Where it is loaded.
+    pub const fn load_address(&self) -> u64 {
+        layout::RAM + layout::FDT_MAX_BYTES + self.text_offset % layout::KERNEL_ALIGN
+    }
 }
 
 /// Whether `file` is a kernel that a guest can boot; the error says what is wrong with it.

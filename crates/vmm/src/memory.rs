@@ -1,6 +1,7 @@
 //! Guest memory, and how models reach it.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::sync::Arc;
@@ -9,7 +10,9 @@ use block::MemPort;
 use vm_memory::Bytes;
 use vm_memory::FileOffset;
 use vm_memory::GuestAddress;
+use vm_memory::GuestMemoryBackend;
 use vm_memory::GuestMemoryMmap;
+use vm_memory::GuestMemoryRegion;
 
 use crate::layout;
 use crate::Error;
@@ -40,6 +43,18 @@ pub fn touched_from(file: &File, offset: u64) -> Option<u64> {
 #[derive(Clone)]
 pub struct Ram(pub Arc<GuestMemoryMmap>);
 
+impl Ram {
+    /// Fill `buf` from `addr`; `false`: not all of it is memory.
+    pub fn read_at(&self, addr: u64, buf: &mut [u8]) -> bool {
+        self.0.read_slice(buf, GuestAddress(addr)).is_ok()
+    }
+
+    /// Where memory is, in ascending order.
+    pub fn ranges(&self) -> Vec<Range<u64>> {
+        self.0.iter().map(|r| r.start_addr().0..r.start_addr().0.saturating_add(r.len())).collect()
+    }
+}
+
 impl MemPort for Ram {
     fn read(&mut self, addr: u64, buf: &mut [u8]) -> bool {
         self.0.read_slice(buf, GuestAddress(addr)).is_ok()
@@ -52,9 +67,6 @@ impl MemPort for Ram {
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::GuestMemoryBackend;
-    use vm_memory::GuestMemoryRegion;
-
     use super::*;
 
     #[test]

@@ -56,6 +56,7 @@ use crate::layout;
 use crate::loader;
 use crate::memory;
 use crate::memory::touched_from;
+use crate::memory::Ram;
 use crate::rtc::Rtc;
 use crate::serial::Pulse;
 use crate::serial::Uart;
@@ -359,6 +360,18 @@ impl Vm {
             log::error!("read GIC register group {group} {attr:#x}: {e}");
         }
         value
+    }
+
+    /// Guest memory.
+    pub fn ram(&self) -> Ram {
+        Ram(Arc::clone(&self.shared.mem))
+    }
+
+    /// What `look` sees while the vCPUs are paused; `None`: one did not stop within `wait`, as one whose access is held does not.
+    pub fn paused<R>(&self, wait: Duration, look: impl FnOnce() -> R) -> Option<R> {
+        let seen = self.pause_until(Some(Instant::now() + wait)).then(look);
+        self.resume();
+        seen
     }
 
     /// Hand the guest, paused meanwhile, to `sink` as an ELF core, piece by piece, until that has enough; an
@@ -864,7 +877,7 @@ fn load(spec: &VmSpec, mem: &GuestMemoryMmap) -> Result<u64, Error> {
         return Err(Error::Empty { file: spec.initramfs.clone() });
     }
     let end = layout::RAM + spec.mem_bytes;
-    let entry = layout::RAM + layout::FDT_MAX_BYTES + kernel.text_offset % layout::KERNEL_ALIGN;
+    let entry = kernel.load_address();
     let kernel_end = entry + kernel.image_bytes;
     let initramfs_at = end.saturating_sub(initramfs.len() as u64) & !0xfff;
     // The kernel wants some memory to start with; what is below this does not boot anyway.

@@ -6,6 +6,7 @@ use std::path::Path;
 use guest_agent::IrqDesc;
 use guest_agent::IrqDomain;
 use guest_agent::IrqSnapshot;
+use guest_agent::CHAINED;
 
 use super::names;
 use super::text;
@@ -46,9 +47,6 @@ impl Look<'_> {
         self.details && !self.shun.contains(&virq)
     }
 }
-
-/// What stands for the nameless action of a chained handler.
-const CHAINED: &str = "chained handler";
 
 fn describe(dir: &Path) -> IrqDesc {
     let attr = |name: &str| text(&dir.join(name));

@@ -63,11 +63,22 @@ pub fn run(args: &DefectsArgs) -> Result<u8> {
 fn cell(args: &DefectsArgs, row: &'static Row, series: images::Series) -> Result<Cell> {
     let out = args.out.join(format!("{series}-{}", row.name));
     let mut cmd = Command::new(std::env::current_exe().context("cannot find my own program file")?);
-    cmd.args(["torture", "--no-trace", "--core", "never", "--profile", PROFILE, "--defect", row.name])
-        .args(["--series", &series.to_string(), "--cycles", &args.cycles.to_string()])
-        .arg("--out")
-        .arg(&out)
-        .stdin(Stdio::null());
+    cmd.args([
+        "torture",
+        "--no-trace",
+        "--core",
+        "never",
+        "--irq-views",
+        args.irq_views.name(),
+        "--profile",
+        PROFILE,
+        "--defect",
+        row.name,
+    ])
+    .args(["--series", &series.to_string(), "--cycles", &args.cycles.to_string()])
+    .arg("--out")
+    .arg(&out)
+    .stdin(Stdio::null());
     let ran = cmd.output().context("cannot start rcvm")?;
     if ran.status.code().is_none() {
         bail!("interrupted");

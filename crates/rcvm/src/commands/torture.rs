@@ -114,6 +114,7 @@ fn plan(args: &TortureArgs, files: &Guest) -> Plan {
         disturbances: args.during.iter().map(|d| disturbance(*d)).collect(),
         misbehaviours: files.board.topology.misbehaviours.len() as u32,
         vanishes: files.board.topology.vanishes(),
+        irq_views: args.irq_views.into(),
         hwirqs: if files.board.its { ITS_EVENTS } else { soc.msi_vectors() },
         boot_timeout_ms: args.guest.boot_timeout * 1000,
         op_timeout_ms: args.guest.op_timeout * 1000,
@@ -267,6 +268,7 @@ impl Run {
             }
             Event::Phase { cycle, phase } => self.progress.phase(*cycle, phase),
             Event::Cycle(c) => self.progress.cycle(c),
+            Event::Note { text } => self.progress.line(&format!("note: {text}")),
             Event::Finding(_) | Event::Ended { .. } => {}
         }
         let cycle = matches!(e, Event::Cycle(_));

@@ -6,4 +6,5 @@ pub mod allow;
 pub mod device;
 pub mod gic;
 pub mod irqs;
+pub mod memory;
 pub mod system;

@@ -142,6 +142,8 @@ fn finding(p: &mut Page, s: &Seen) {
         .text(&f.summary)
         .raw("</summary><dl>");
     p.fact("check", &f.rule);
+    let sources: Vec<&str> = std::iter::once(&f.source).chain(&f.also).map(|s| s.name()).collect();
+    p.fact("seen by", sources.join(", "));
     let ranges: Vec<String> =
         s.cycles.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}–{b}") }).collect();
     p.fact("seen", format!("{} times, in cycles {}", s.count, ranges.join(", ")));
