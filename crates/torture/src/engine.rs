@@ -56,10 +56,10 @@ const ETIMEDOUT: i32 = 110;
 /// Devices whose probe waits for something, with the reason (drivers/base/dd.c: `deferred_devs_show`).
 const DEFERRED: &str = "/sys/kernel/debug/devices_deferred";
 /// LNKCTL: link disable, retrain link (PCIe §7.5.3.7).
-const LNKCTL_LD: u16 = 1 << 4;
-const LNKCTL_RL: u16 = 1 << 5;
+pub(crate) const LNKCTL_LD: u16 = 1 << 4;
+pub(crate) const LNKCTL_RL: u16 = 1 << 5;
 /// How long the link stays disabled, ms.
-const LINK_DISABLE_MS: u64 = 10;
+pub(crate) const LINK_DISABLE_MS: u64 = 10;
 /// How long the link has to be quiet after a disturbance (a driver waits up to 100 ms between two steps of its own, spec §3), and
 /// how long to wait for that.
 const QUIET: Duration = Duration::from_millis(700);
