@@ -15,6 +15,9 @@ pub struct Lane {
     pub ops: Vec<Op>,
     /// How often; 0: until every lane that has a number is through.
     pub times: u32,
+    /// The CPU that it runs on; `None`: any.
+    #[serde(default)]
+    pub cpu: Option<u32>,
 }
 
 /// What came of a [`Lane`].

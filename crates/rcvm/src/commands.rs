@@ -4,6 +4,7 @@ mod defects;
 mod doctor;
 mod image;
 mod matrix;
+mod plan;
 mod report;
 mod run;
 mod selftest;
@@ -42,6 +43,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Defects(args) => defects::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Selftest(args) => selftest::run(&args),
+        Command::Plan(c) => plan::run(&c),
         Command::Trace(args) => trace::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Registers => {

@@ -8,6 +8,8 @@ mod front;
 mod job;
 mod outer;
 mod progress;
+#[cfg(any(test, target_arch = "aarch64"))]
+mod stalls;
 mod symbols;
 mod topology;
 mod worker;

@@ -59,6 +59,7 @@ mod guest {
     use std::sync::mpsc::channel;
     use std::sync::mpsc::Receiver;
     use std::sync::mpsc::RecvTimeoutError;
+    use std::sync::Arc;
     use std::time::Duration;
     use std::time::Instant;
 
@@ -77,6 +78,8 @@ mod guest {
     use torture::plan::Fault;
     use torture::report;
     use torture::splat;
+    use torture::stall::StallRule;
+    use torture::stall::Stalled;
     use torture::CallError;
     use torture::Class;
     use torture::Machine;
@@ -91,6 +94,7 @@ mod guest {
     use crate::job::Core;
     use crate::job::Selftest;
     use crate::job::Task;
+    use crate::stalls::Stalls;
 
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
     /// proves nothing.
@@ -175,12 +179,15 @@ mod guest {
         modules: BTreeMap<String, Vec<Symbol>>,
         /// When the engine's phases began, since the last trace was handed over.
         phases: Phases,
+        /// Accesses of the guest that a plan holds.
+        stalls: Stalls,
         /// The stream to the front-end broke: nobody listens, stop.
         deaf: bool,
     }
 
     impl<'a> Link<'a> {
         fn new(vm: Vm, rx: Receiver<VmEvent>, out: &'a mut Out, started: Instant, job: &Job) -> Link<'a> {
+            let stalls = Stalls::new(Arc::clone(vm.interposer()));
             Link {
                 vm,
                 rx,
@@ -199,6 +206,7 @@ mod guest {
                 splat: None,
                 modules: BTreeMap::new(),
                 phases: Phases::default(),
+                stalls,
                 deaf: false,
             }
         }
@@ -574,6 +582,14 @@ mod guest {
                     rc.slot_event(cx, &path, event);
                 }
             });
+        }
+
+        fn stall(&mut self, rule: &StallRule, draw: u64) {
+            self.stalls.begin(rule, draw);
+        }
+
+        fn stalled(&mut self) -> Vec<(StallRule, Stalled)> {
+            self.stalls.end()
         }
 
         fn announce(&mut self, phase: &str) {

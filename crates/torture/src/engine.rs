@@ -1,5 +1,7 @@
 //! Runs the cycles of a plan on a machine and says what happened.
 
+mod scripted;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -128,6 +130,9 @@ pub struct CycleRecord {
     pub irq_descs: u64,
     /// Milliseconds per phase, in order of execution.
     pub phases_ms: Vec<(String, u64)>,
+    /// What the steps of a plan file did, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Runs `plan` on `machine`. `hello` is the agent's first message, `boot_ms` the time it took.
@@ -145,6 +150,7 @@ pub fn run(machine: &mut dyn Machine, plan: &Plan, hello: Hello, boot_ms: u64, o
         phase: "boot".into(),
         phases_ms: Vec::new(),
         worked: 0,
+        optional_stalls: Vec::new(),
         builtin: hello.builtin.contains(&plan.target.module),
     };
     let complete = engine.run(hello, boot_ms).is_some();
@@ -161,6 +167,8 @@ struct Engine<'a> {
     phases_ms: Vec<(String, u64)>,
     /// Things that cards were made to do in this cycle.
     worked: u64,
+    /// Stalls that were begun: whether each may miss its access.
+    optional_stalls: Vec<bool>,
     /// The driver under test is built into the kernel: it has probed at boot, and all it can do is unbind and bind.
     builtin: bool,
 }
@@ -220,6 +228,10 @@ impl Engine<'_> {
         for n in 1..=self.plan.cycles {
             self.cycle = n;
             self.phases_ms.clear();
+            if let Some(script) = &self.plan.script {
+                self.run_script(script, &mut books)?;
+                continue;
+            }
             let mut c = self.plan.cycle(n);
             if self.builtin {
                 (c.load, c.teardown) = (Load::Bind, Teardown::Unbind);
@@ -369,12 +381,7 @@ impl Engine<'_> {
         // What the device side saw while the driver was bound is judged too, but apart from its teardown.
         let (live, fresh) = split_samples(self.machine.take_events());
         self.report(check::device::check_events(&live));
-        if let Some(now) = fresh.get(&SamplePoint::S5) {
-            let cold = books.cold.get_or_insert_with(|| now.clone());
-            let mut found = check::device::check_fresh(cold, now);
-            books.allow.apply(&mut found);
-            self.report(found);
-        }
+        self.judge_fresh(&fresh, books);
         self.phase(c.teardown.name(), |e| e.call(e.teardown_op(c.teardown)))?;
         self.end_io(&io)?;
         let after = self.phase("check", |e| e.snapshot(false))?;
@@ -393,6 +400,7 @@ impl Engine<'_> {
             leaked: books.ledger.leaked().cloned().collect(),
             irq_descs: after.irqs.len() as u64,
             phases_ms: std::mem::take(&mut self.phases_ms),
+            notes: Vec::new(),
         };
         (self.out)(Event::Cycle(record));
         self.machine.end_cycle();
@@ -645,8 +653,20 @@ impl Engine<'_> {
         Some(x.vectors.len() as u64)
     }
 
+    /// The state at the first access of a probe is that after power-on, whatever came before.
+    fn judge_fresh(&mut self, fresh: &BTreeMap<SamplePoint, Sample>, books: &mut Books) {
+        if let Some(now) = fresh.get(&SamplePoint::S5) {
+            let cold = books.cold.get_or_insert_with(|| now.clone());
+            let mut found = check::device::check_fresh(cold, now);
+            books.allow.apply(&mut found);
+            self.report(found);
+        }
+    }
+
     fn judge(&mut self, after: &IrqSnapshot, system: &SystemState, teardown: &str, books: &mut Books) {
         let (events, mut samples) = split_samples(self.machine.take_events());
+        // Only a plan file's cycle has it here: its probe and its teardown are not told apart.
+        self.judge_fresh(&samples, books);
         samples.remove(&SamplePoint::S5);
         let s4 = self.machine.sample(SamplePoint::S4);
         books.misbehaved = s4.items.iter().filter(|i| i.0.starts_with("misbehaved")).map(|i| i.1).sum();

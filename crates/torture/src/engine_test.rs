@@ -10,6 +10,8 @@ use guest_agent::OpError;
 use guest_agent::RaisedVector;
 
 use super::*;
+use crate::stall::StallRule;
+use crate::stall::Stalled;
 use crate::verdict::Verdict;
 
 /// How the fake guest misbehaves.
@@ -49,6 +51,7 @@ struct Fake {
     /// Faults, and how many operations came before each.
     faults: Vec<(usize, SlotFault)>,
     announced: Vec<String>,
+    stalls: Vec<StallRule>,
 }
 
 fn fake(fault: Fault) -> Fake {
@@ -62,6 +65,7 @@ fn fake(fault: Fault) -> Fake {
         asked_for_tasks: false,
         faults: Vec::new(),
         announced: Vec::new(),
+        stalls: Vec::new(),
     }
 }
 
@@ -204,6 +208,14 @@ impl Machine for Fake {
 
     fn fault(&mut self, fault: SlotFault) {
         self.faults.push((self.ops.len(), fault));
+    }
+
+    fn stall(&mut self, rule: &StallRule, _draw: u64) {
+        self.stalls.push(rule.clone());
+    }
+
+    fn stalled(&mut self) -> Vec<(StallRule, Stalled)> {
+        self.stalls.drain(..).map(|r| (r, Stalled::NeverHeld)).collect()
     }
 
     fn announce(&mut self, phase: &str) {

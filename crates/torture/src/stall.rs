@@ -35,8 +35,12 @@ pub enum Until {
     Access(Access),
     /// Time since the access was held, drawn by seed from this range, ms.
     DelayMs(u64, u64),
-    /// The guest has one IRQ domain less than when the stall began to watch, as its memory tells.
-    DomainGone,
+}
+
+impl std::fmt::Display for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", if self.write { "write" } else { "read" }, self.register)
+    }
 }
 
 /// What became of a stall.
@@ -49,4 +53,14 @@ pub enum Stalled {
     Released(u64),
     /// It has not happened in time.
     TimedOut,
+}
+
+impl std::fmt::Display for Stalled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stalled::NeverHeld => f.write_str("never came"),
+            Stalled::Released(ms) => write!(f, "held for {ms} ms, until what was waited for"),
+            Stalled::TimedOut => f.write_str("held until its time was over"),
+        }
+    }
 }

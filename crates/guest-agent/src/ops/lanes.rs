@@ -66,7 +66,10 @@ pub fn together(root: &Root, lanes: &[Lane], timeout_ms: u64) -> Result<Value, O
         std::thread::Builder::new()
             .name(lane.name.clone())
             .spawn(move || {
-                run(&mut agent, &lane, &enough, &progress);
+                match pin(lane.cpu) {
+                    Ok(()) => run(&mut agent, &lane, &enough, &progress),
+                    Err(e) => progress.ended(Err(e)),
+                }
                 // Nobody listens any more: the time was over.
                 let _ = through.send(n);
             })
@@ -101,6 +104,19 @@ fn check(lanes: &[Lane]) -> Result<(), OpError> {
     Ok(())
 }
 
+/// Keep this thread on one CPU: a race between two CPUs needs its sides on different ones.
+fn pin(cpu: Option<u32>) -> Result<(), OpError> {
+    let Some(cpu) = cpu else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    let n = cpu as usize;
+    if n >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(invalid(format!("run on CPU {cpu}"), "there is none of that number"));
+    }
+    set.set(n);
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|e| failed(format!("run on CPU {cpu}"), &std::io::Error::from(e)))
+}
+
 fn run(agent: &mut Agent, lane: &Lane, enough: &AtomicBool, progress: &Progress) {
     let mut round = 0;
     while lane.times == 0 || round < lane.times {
@@ -123,7 +139,7 @@ mod tests {
     use super::*;
 
     fn lane(name: &str, times: u32, ops: Vec<Op>) -> Lane {
-        Lane { name: name.into(), ops, times }
+        Lane { name: name.into(), ops, times, cpu: None }
     }
 
     fn read(path: &str) -> Op {
@@ -157,6 +173,17 @@ mod tests {
         let wait = Op::WaitPath { path: "/tmp/never".into(), timeout_ms: 5_000 };
         let told = results(together(&root, &[lane("stuck", 1, vec![wait.clone()])], 1));
         assert_eq!(told[0].busy, Some(wait));
+    }
+
+    #[test]
+    fn a_lane_that_cannot_have_its_cpu_does_nothing_and_says_so() {
+        let root = Root(tempfile::tempdir().unwrap().path().into());
+        for cpu in [1000, 100_000] {
+            let lanes = [Lane { cpu: Some(cpu), ..lane("a", 1, vec![read("/tmp/a")]) }];
+            let told = results(together(&root, &lanes, 10_000));
+            assert_eq!((told[0].done, told[0].failed), (0, 1));
+            assert_eq!(told[0].errors[0].what, format!("run on CPU {cpu}"));
+        }
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub struct Lane {
     pub name: String,
     /// How often; 0: as long as a lane that has a number runs.
     pub times: u32,
+    /// The guest's CPU that it runs on; `None`: any.
+    pub cpu: Option<u32>,
     /// What it does.
     pub acts: Vec<Act>,
 }
@@ -291,8 +293,8 @@ fn within((first, last): (u32, u32), draw: u64) -> u32 {
 pub enum Action {
     /// One operation, with the number that its own choices come from.
     Act(Act, u64),
-    /// Lanes at the same time.
-    Lanes(Vec<GuestLane>),
+    /// Lanes at the same time, each with whether it may achieve nothing.
+    Lanes(Vec<(GuestLane, bool)>),
 }
 
 impl Script {
@@ -334,10 +336,10 @@ fn unfold(steps: &[Step], target: &Target, draws: &mut Draws, actions: &mut Vec<
                 }
             }
             Step::Lanes(lanes) => {
-                let mut guest = |l: &Lane| GuestLane {
-                    name: l.name.clone(),
-                    times: l.times,
-                    ops: l.acts.iter().filter_map(|a| a.op(target, draws.next())).collect(),
+                let mut guest = |l: &Lane| {
+                    let ops = l.acts.iter().filter_map(|a| a.op(target, draws.next())).collect();
+                    let lane = GuestLane { name: l.name.clone(), times: l.times, cpu: l.cpu, ops };
+                    (lane, l.acts.iter().all(|a| a.may_fail))
                 };
                 actions.push(Action::Lanes(lanes.iter().map(&mut guest).collect()));
             }

@@ -81,7 +81,6 @@ struct RawUntil {
     write: Option<String>,
     nth: Option<u32>,
     delay_ms: Option<[u64; 2]>,
-    domain_gone: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -96,6 +95,7 @@ struct RawChoice {
 struct RawLane {
     name: String,
     times: Option<u32>,
+    cpu: Option<u32>,
     steps: Vec<Spanned<RawStep>>,
 }
 
@@ -205,7 +205,7 @@ impl Lines<'_> {
             if acts.is_empty() {
                 return self.wrong(&span, format!("lane {} has no steps", l.name));
             }
-            lanes.push(Lane { name: l.name, times: l.times.unwrap_or(1), acts });
+            lanes.push(Lane { name: l.name, times: l.times.unwrap_or(1), cpu: l.cpu, acts });
         }
         if lanes.is_empty() || lanes.len() > MAX_LANES {
             return self.wrong(span, format!("lanes are 1 to {MAX_LANES}"));
@@ -351,16 +351,15 @@ impl Lines<'_> {
     fn stall(&self, s: RawStep, span: &Range<usize>) -> Result<StallRule, ParseError> {
         let Some(u) = s.until else { return self.wrong(span, "stall needs until") };
         let of_access = u.read.is_some() || u.write.is_some();
-        let until = match (of_access, u.delay_ms, u.domain_gone) {
-            (true, None, None) => Until::Access(self.access((u.read, u.write), u.nth, span)?),
-            (false, Some([first, last]), None) if first <= last && last <= MAX_STALL_MS => {
+        let until = match (of_access, u.delay_ms) {
+            (true, None) => Until::Access(self.access((u.read, u.write), u.nth, span)?),
+            (false, Some([first, last])) if first <= last && last <= MAX_STALL_MS => {
                 Until::DelayMs(first, last)
             }
-            (false, Some(_), None) => {
+            (false, Some(_)) => {
                 return self.wrong(span, format!("delay-ms is [FIRST, LAST] up to {MAX_STALL_MS}"))
             }
-            (false, None, Some(true)) => Until::DomainGone,
-            _ => return self.wrong(span, "until has one of read, write, delay-ms and domain-gone = true"),
+            _ => return self.wrong(span, "until has one of read, write and delay-ms"),
         };
         let timeout_ms = s.timeout_ms.unwrap_or(STALL_MS);
         if timeout_ms > MAX_STALL_MS {

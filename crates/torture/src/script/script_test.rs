@@ -53,14 +53,14 @@ fn a_mistake_is_told_with_its_line_and_its_key() {
         ("[[step]]\nop = \"bind\"\nfail-nth = [5, 2]", "fail-nth is a number from 1"),
         ("[[step]]\nop = \"use\"\nfail-nth = 1", "nothing that an allocation of the guest can fail in"),
         ("[[step]]\nop = \"stall\"\nread = \"MSI_INTR0_STATUS\"", "stall needs until"),
-        ("[[step]]\nop = \"stall\"\nread = \"NOPE\"\nuntil = { domain-gone = true }", "no register \"NOPE\""),
+        ("[[step]]\nop = \"stall\"\nread = \"NOPE\"\nuntil = { delay-ms = [1, 2] }", "no register \"NOPE\""),
         ("[[step]]\nop = \"stall\"\nread = \"COMMAND\"\nuntil = { }", "until has one of"),
         (
             "[[step]]\nop = \"stall\"\nread = \"COMMAND\"\nuntil = { delay-ms = [9, 1] }",
             "delay-ms is [FIRST, LAST]",
         ),
         (
-            "[[step]]\nop = \"stall\"\nread = \"COMMAND\"\ntimeout-ms = 60000\nuntil = { domain-gone = true }",
+            "[[step]]\nop = \"stall\"\nread = \"COMMAND\"\ntimeout-ms = 60000\nuntil = { delay-ms = [1, 2] }",
             "timeout-ms is at most 15000",
         ),
         ("", "there is no [[step]]"),
@@ -117,8 +117,8 @@ fn lanes_become_operations_of_the_guest() {
     let p = parse(builtin::find("rescan").unwrap().text).unwrap();
     let cycle = p.cycle(1, 1, &target());
     let Some(Action::Lanes(lanes)) = cycle.last() else { panic!("{cycle:?}") };
-    assert_eq!((lanes[0].name.as_str(), lanes[0].times, lanes[0].ops.len()), ("teardown", 1, 2));
-    assert_eq!((lanes[1].name.as_str(), lanes[1].times, lanes[1].ops.len()), ("rescan", 0, 1));
+    let shape = |n: usize| (lanes[n].0.name.as_str(), lanes[n].0.times, lanes[n].0.ops.len(), lanes[n].1);
+    assert_eq!((shape(0), shape(1)), (("teardown", 1, 2, false), ("rescan", 0, 1, false)));
 }
 
 proptest! {
