@@ -386,7 +386,7 @@ impl Engine<'_> {
         self.end_io(&io)?;
         let after = self.phase("check", |e| e.snapshot(false))?;
         let system = self.phase("check", Engine::system)?;
-        self.judge(&after, &system, c.teardown.name(), books);
+        self.judge(&after, &system, Some(c.teardown), books);
         let record = CycleRecord {
             cycle: c.number,
             load: c.load.name().into(),
@@ -663,7 +663,14 @@ impl Engine<'_> {
         }
     }
 
-    fn judge(&mut self, after: &IrqSnapshot, system: &SystemState, teardown: &str, books: &mut Books) {
+    /// `teardown`: how the driver went down since the last time, if it did.
+    fn judge(
+        &mut self,
+        after: &IrqSnapshot,
+        system: &SystemState,
+        teardown: Option<Teardown>,
+        books: &mut Books,
+    ) {
         let (events, mut samples) = split_samples(self.machine.take_events());
         // Only a plan file's cycle has it here: its probe and its teardown are not told apart.
         self.judge_fresh(&samples, books);
@@ -674,10 +681,13 @@ impl Engine<'_> {
         let mut found = books.ledger.after_teardown(after);
         found.extend(check::system::check(&books.system, system));
         found.extend(check::gic::check(&self.machine.spi_state()));
-        found.extend(check::device::check(&samples));
+        found.extend(match (teardown, samples.get(&SamplePoint::S4)) {
+            (None, Some(now)) => check::device::check_unbound(now),
+            _ => check::device::check(&samples),
+        });
         found.extend(check::device::check_events(&events));
         books.allow.apply(&mut found);
-        teardown.clone_into(&mut self.phase);
+        teardown.map_or("check", Teardown::name).clone_into(&mut self.phase);
         self.report(found);
     }
 

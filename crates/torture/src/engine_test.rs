@@ -16,7 +16,7 @@ use crate::verdict::Verdict;
 
 /// How the fake guest misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
+pub(super) enum Fault {
     None,
     /// The driver has no remove: its mappings stay.
     NoRemove,
@@ -40,21 +40,25 @@ enum Fault {
     Deferred,
 }
 
-struct Fake {
+pub(super) struct Fake {
     fault: Fault,
     ops: Vec<Op>,
     held: Option<IrqKind>,
     events: VecDeque<rc_model::Event>,
     loads: u32,
     clock_ms: u64,
-    asked_for_tasks: bool,
+    pub(super) asked_for_tasks: bool,
     /// Faults, and how many operations came before each.
     faults: Vec<(usize, SlotFault)>,
     announced: Vec<String>,
     stalls: Vec<StallRule>,
+    /// Whether the driver under test is bound.
+    bound: bool,
+    /// What lanes come back with.
+    pub(super) lanes: Vec<guest_agent::LaneResult>,
 }
 
-fn fake(fault: Fault) -> Fake {
+pub(super) fn fake(fault: Fault) -> Fake {
     Fake {
         fault,
         ops: Vec::new(),
@@ -66,6 +70,8 @@ fn fake(fault: Fault) -> Fake {
         faults: Vec::new(),
         announced: Vec::new(),
         stalls: Vec::new(),
+        bound: false,
+        lanes: Vec::new(),
     }
 }
 
@@ -141,6 +147,7 @@ impl Machine for Fake {
             }
             Op::Insmod { .. } | Op::Bind { .. } => {
                 self.loads += 1;
+                self.bound = true;
                 match self.fault {
                     Fault::DieInSecondLoad if self.loads == 2 => {
                         Err(CallError::Ended { reason: "the guest reset itself".into() })
@@ -177,6 +184,7 @@ impl Machine for Fake {
                 Err(CallError::Hang { waited_ms: timeout.as_millis() as u64 })
             }
             Op::Rmmod { .. } | Op::Unbind { .. } => {
+                self.bound = false;
                 self.teardown();
                 Ok(Value::Done)
             }
@@ -185,6 +193,27 @@ impl Machine for Fake {
                 self.held = Some(IrqKind::Msi);
                 Ok(Value::Done)
             }
+            Op::WaitPath { .. } if self.bound => Ok(Value::Done),
+            Op::WaitPath { .. } => {
+                Err(CallError::Failed(OpError { what: "wait".into(), errno: ETIMEDOUT, why: "no".into() }))
+            }
+            Op::FailNth { .. } => {
+                let why =
+                    OpError { what: "write bind".into(), errno: 12, why: "Cannot allocate memory".into() };
+                Ok(Value::Injected(guest_agent::Injected { injected: true, error: Some(why) }))
+            }
+            Op::Together { ref lanes, .. } => {
+                if lanes.iter().flat_map(|l| &l.ops).any(|o| matches!(o, Op::Unbind { .. })) {
+                    self.bound = false;
+                    self.teardown();
+                }
+                Ok(Value::Lanes(self.lanes.clone()))
+            }
+            Op::WriteFile { .. } => Err(CallError::Failed(OpError {
+                what: "write".into(),
+                errno: ENOENT,
+                why: "No such file or directory".into(),
+            })),
             Op::Suspend { .. } | Op::LinkControl { .. } | Op::WaitDevice { .. } => Ok(Value::Done),
             op => panic!("the engine does not use {op:?}"),
         }
@@ -233,7 +262,7 @@ impl Machine for Fake {
     fn end_cycle(&mut self) {}
 }
 
-fn hello() -> Hello {
+pub(super) fn hello() -> Hello {
     Hello {
         proto: PROTO_VERSION,
         release: "6.12.117".into(),

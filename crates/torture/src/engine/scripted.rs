@@ -22,10 +22,18 @@ struct Course {
     /// How the driver came up last, and went down.
     load: Option<Load>,
     teardown: Option<Teardown>,
+    /// The teardown that no check has followed yet.
+    unjudged: Option<Teardown>,
     held: Option<IrqKind>,
     raised: u64,
     /// I/O that is under way.
     io: Vec<(Consumer, u64)>,
+}
+
+impl Course {
+    fn went_down(&mut self, how: Teardown) {
+        (self.teardown, self.unjudged) = (Some(how), Some(how));
+    }
 }
 
 impl Engine<'_> {
@@ -134,8 +142,6 @@ impl Engine<'_> {
         match &act.what {
             What::Insmod => course.load = Some(Load::Insmod),
             What::Bind => course.load = Some(Load::Bind),
-            What::Rmmod => course.teardown = Some(Teardown::Rmmod),
-            What::Unbind => course.teardown = Some(Teardown::Unbind),
             _ => {}
         }
         let timeout = Duration::from_millis(self.plan.op_timeout_ms);
@@ -149,6 +155,13 @@ impl Engine<'_> {
             Err(e) => format!("{name}: {e}"),
         };
         course.notes.push(note);
+        if result.is_ok() {
+            match &act.what {
+                What::Rmmod => course.went_down(Teardown::Rmmod),
+                What::Unbind => course.went_down(Teardown::Unbind),
+                _ => {}
+            }
+        }
         match result {
             Ok(Value::Injected(Injected { error: Some(e), .. })) if !act.may_fail => {
                 self.failed(&op, &CallError::Failed(e));
@@ -197,8 +210,8 @@ impl Engine<'_> {
     fn judge_lane(&mut self, lane: &Lane, r: &LaneResult, idle: bool, course: &mut Course) -> Option<()> {
         for op in &lane.ops {
             match op {
-                Op::Unbind { bus, .. } if bus == PLATFORM => course.teardown = Some(Teardown::Unbind),
-                Op::Rmmod { .. } => course.teardown = Some(Teardown::Rmmod),
+                Op::Unbind { bus, .. } if bus == PLATFORM && r.done > 0 => course.went_down(Teardown::Unbind),
+                Op::Rmmod { .. } if r.done > 0 => course.went_down(Teardown::Rmmod),
                 _ => {}
             }
         }
@@ -244,7 +257,7 @@ impl Engine<'_> {
     }
 
     fn go_down(&mut self, teardown: Teardown, course: &mut Course) -> Option<()> {
-        course.teardown = Some(teardown);
+        course.went_down(teardown);
         course.notes.push(format!("down: {}", teardown.name()));
         self.phase(teardown.name(), |e| e.call(e.teardown_op(teardown))).map(drop)
     }
@@ -256,8 +269,7 @@ impl Engine<'_> {
         self.end_io(&io)?;
         let after = self.phase("check", |e| e.snapshot(false))?;
         let system = self.phase("check", Engine::system)?;
-        let how = course.teardown.map_or("check", Teardown::name);
-        self.judge(&after, &system, how, books);
+        self.judge(&after, &system, course.unjudged.take(), books);
         Some(after)
     }
 
@@ -305,3 +317,7 @@ fn op_name(op: &Op) -> String {
     let json = serde_json::to_value(op).unwrap_or_default();
     json["do"].as_str().unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+#[path = "scripted_test.rs"]
+mod tests;
