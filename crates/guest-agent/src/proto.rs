@@ -139,6 +139,13 @@ pub enum Op {
         #[serde(default)]
         shun: Vec<u32>,
     },
+    /// Through pci_endpoint_test: raise one vector of the kind that is set already, and wait for its handler as the driver does.
+    Fire {
+        /// Which kind.
+        kind: IrqKind,
+        /// From 1; ignored for INTx.
+        vector: u32,
+    },
     /// Snapshot of every IRQ descriptor and domain. `details`: look at chips and domains of descriptors too; not after a
     /// teardown, where following a dangling pointer may crash.
     SnapshotIrqs {

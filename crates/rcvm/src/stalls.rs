@@ -11,6 +11,7 @@ use torture::stall::Stalled;
 use torture::stall::Until;
 use vmm::interposer::Interposer;
 use vmm::interposer::Match;
+use vmm::interposer::Seen;
 
 /// The stalls of one machine.
 pub struct Stalls {
@@ -30,7 +31,8 @@ impl Stalls {
         let held = matching(&rule.access, rule.vcpu).map(|m| self.interposer.stall(m));
         // From now on, not from when the access is held: the two may come in any order.
         let watch = match &rule.until {
-            Until::Access(a) => matching(a, None).map(|m| self.interposer.watch(m)),
+            Until::Access(a) => matching(a, None).map(|m| self.interposer.watch(m, Seen::Done)),
+            Until::Reached(a) => matching(a, None).map(|m| self.interposer.watch(m, Seen::Come)),
             Until::DelayMs(..) => None,
         };
         let until = rule.until.clone();
@@ -43,8 +45,8 @@ impl Stalls {
                     std::thread::sleep(Duration::from_millis(ms).min(limit));
                     true
                 }
-                (Until::Access(_), Some(w)) => w.wait(limit),
-                (Until::Access(_), None) => false,
+                (_, Some(w)) => w.wait(limit),
+                (_, None) => false,
             };
             drop(stall);
             if happened {
@@ -104,6 +106,28 @@ mod tests {
         held.join().unwrap();
         assert!(matches!(only(stalls.end()), Stalled::Released(_)));
         assert_eq!(stalls.end(), []);
+    }
+
+    #[test]
+    fn one_side_of_a_race_can_wait_for_the_other_to_be_held() {
+        let i = Arc::new(Interposer::default());
+        let mut stalls = Stalls::new(Arc::clone(&i));
+        let perst = Access { register: "SET".into(), write: true, nth: 1 };
+        stalls.begin(&rule(Until::Access(perst.clone()), 60_000), 0);
+        let first = StallRule {
+            access: perst,
+            until: Until::Reached(access("MSI_INTR0_STATUS", false)),
+            ..rule(Until::DelayMs(0, 0), 60_000)
+        };
+        stalls.begin(&first, 0);
+        let other = Arc::clone(&i);
+        let removal = std::thread::spawn(move || {
+            other.pass(&PERST);
+            other.passed(&PERST);
+        });
+        i.pass(&STATUS);
+        removal.join().unwrap();
+        assert!(stalls.end().iter().all(|s| matches!(s.1, Stalled::Released(_))));
     }
 
     #[test]

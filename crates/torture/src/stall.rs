@@ -31,8 +31,10 @@ pub struct Access {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Until {
-    /// Another access, of another vCPU, has passed.
+    /// Another access is done.
     Access(Access),
+    /// Another access has come, whether it is held or not.
+    Reached(Access),
     /// Time since the access was held, drawn by seed from this range, ms.
     DelayMs(u64, u64),
 }

@@ -57,11 +57,21 @@ struct Rule {
     held: bool,
 }
 
+/// When an access counts as seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It has come, and may be held.
+    Come,
+    /// It is done.
+    Done,
+}
+
 /// An access that somebody waits for without holding it.
 #[derive(Debug)]
 struct Lookout {
     id: u64,
     what: Match,
+    when: Seen,
     seen: bool,
 }
 
@@ -114,11 +124,11 @@ impl Interposer {
         Stall { interposer: Arc::clone(self), id }
     }
 
-    /// Notice the access that matches, once it is done.
-    pub fn watch(self: &Arc<Self>, what: Match) -> Watch {
+    /// Notice the access that matches.
+    pub fn watch(self: &Arc<Self>, what: Match, when: Seen) -> Watch {
         let mut s = self.lock();
         let id = s.next_id();
-        s.lookouts.push(Lookout { id, what, seen: false });
+        s.lookouts.push(Lookout { id, what, when, seen: false });
         Watch { interposer: Arc::clone(self), id }
     }
 
@@ -136,19 +146,24 @@ impl Interposer {
 
     /// Called by a vCPU thread that holds no lock, after every access.
     pub fn passed(&self, a: &Access) {
-        let mut s = self.lock();
-        let Some(l) = s.lookouts.iter_mut().find(|l| !l.seen && l.what.covers(a)) else { return };
-        if l.what.skip > 0 {
-            l.what.skip -= 1;
-            return;
+        self.notice(&mut self.lock(), a, Seen::Done);
+    }
+
+    fn notice(&self, s: &mut State, a: &Access, when: Seen) {
+        for l in s.lookouts.iter_mut().filter(|l| l.when == when && !l.seen && l.what.covers(a)) {
+            if l.what.skip > 0 {
+                l.what.skip -= 1;
+            } else {
+                l.seen = true;
+                self.changed.notify_all();
+            }
         }
-        l.seen = true;
-        self.changed.notify_all();
     }
 
     /// Called by a vCPU thread that holds no lock, before every access.
     pub fn pass(&self, a: &Access) {
         let mut s = self.lock();
+        self.notice(&mut s, a, Seen::Come);
         if s.rules.is_empty() {
             return;
         }
@@ -281,7 +296,7 @@ mod tests {
     #[test]
     fn an_access_is_noticed_after_it_is_done_and_not_held() {
         let i = Arc::new(Interposer::default());
-        let watch = i.watch(rule(1));
+        let watch = i.watch(rule(1), Seen::Done);
         assert!(i.is_watching());
         i.pass(&READ);
         i.passed(&READ);

@@ -106,6 +106,7 @@ pub fn perform(agent: &mut Agent, op: &Op) -> Result<Value, OpError> {
         }
         Op::WaitCards { cards, timeout_ms } => card::wait(root, cards, *timeout_ms),
         Op::ExerciseIrqs { kind, vectors, shun } => endpoint::exercise(root, *kind, *vectors, shun),
+        Op::Fire { kind, vector } => endpoint::fire(root, *kind, *vector),
         Op::SnapshotIrqs { details } => {
             Ok(Value::Irqs(irqs::snapshot(root, &irqs::Look { details: *details, shun: &[] })))
         }

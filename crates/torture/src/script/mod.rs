@@ -107,6 +107,13 @@ pub enum What {
         /// How many, 1 to 32.
         vectors: u32,
     },
+    /// Have the endpoint raise one vector of the kind that it holds.
+    Fire {
+        /// Kind.
+        kind: IrqKind,
+        /// Which, 1 to 32.
+        vector: u32,
+    },
     /// Read a file of /proc or /sys.
     Read {
         /// Path.
@@ -193,6 +200,7 @@ impl What {
             What::Unbind => "unbind",
             What::Use => "use",
             What::Raise { .. } => "raise",
+            What::Fire { .. } => "fire",
             What::Read { .. } => "read",
             What::Write { .. } => "write",
             What::Lspci => "lspci",
@@ -236,6 +244,7 @@ impl What {
             What::Raise { kind, vectors } => {
                 Op::ExerciseIrqs { kind: *kind, vectors: *vectors, shun: Vec::new() }
             }
+            What::Fire { kind, vector } => Op::Fire { kind: *kind, vector: *vector },
             What::Read { path } => Op::ReadFile { path: path.clone(), max_bytes: READ_BYTES },
             What::Write { path, text } => write(path.clone(), text),
             What::Lspci => Op::PciConfig { address: String::new() },

@@ -58,6 +58,7 @@ struct RawStep {
     fail_nth: Option<toml::Value>,
     kind: Option<IrqKind>,
     vectors: Option<u32>,
+    vector: Option<u32>,
     path: Option<String>,
     text: Option<String>,
     device: Option<String>,
@@ -81,6 +82,7 @@ struct RawUntil {
     write: Option<String>,
     nth: Option<u32>,
     delay_ms: Option<[u64; 2]>,
+    reached: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -292,6 +294,13 @@ impl Lines<'_> {
                 }
                 What::Raise { kind: s.kind.ok_or_else(|| need("kind"))?, vectors }
             }
+            "fire" => {
+                let vector = s.vector.unwrap_or(1);
+                if !(1..=32).contains(&vector) {
+                    return self.wrong(span, "vector is 1 to 32");
+                }
+                What::Fire { kind: s.kind.ok_or_else(|| need("kind"))?, vector }
+            }
             "read" => What::Read { path: self.path(s.path.ok_or_else(|| need("path"))?, span)? },
             "write" => What::Write {
                 path: self.path(s.path.ok_or_else(|| need("path"))?, span)?,
@@ -352,6 +361,9 @@ impl Lines<'_> {
         let Some(u) = s.until else { return self.wrong(span, "stall needs until") };
         let of_access = u.read.is_some() || u.write.is_some();
         let until = match (of_access, u.delay_ms) {
+            (true, None) if u.reached == Some(true) => {
+                Until::Reached(self.access((u.read, u.write), u.nth, span)?)
+            }
             (true, None) => Until::Access(self.access((u.read, u.write), u.nth, span)?),
             (false, Some([first, last])) if first <= last && last <= MAX_STALL_MS => {
                 Until::DelayMs(first, last)
@@ -383,7 +395,7 @@ impl Lines<'_> {
 const ALWAYS: [&str; 2] = ["may-fail", "fail-nth"];
 
 /// Operations and the keys that each takes.
-const OPS: [(&str, &[&str]); 27] = [
+const OPS: [(&str, &[&str]); 28] = [
     ("up", &[]),
     ("down", &[]),
     ("insmod", &[]),
@@ -392,6 +404,7 @@ const OPS: [(&str, &[&str]); 27] = [
     ("unbind", &[]),
     ("use", &[]),
     ("raise", &["kind", "vectors"]),
+    ("fire", &["kind", "vector"]),
     ("read", &["path"]),
     ("write", &["path", "text"]),
     ("lspci", &[]),
@@ -421,6 +434,7 @@ impl RawStep {
             ("fail-nth", self.fail_nth.is_some()),
             ("kind", self.kind.is_some()),
             ("vectors", self.vectors.is_some()),
+            ("vector", self.vector.is_some()),
             ("path", self.path.is_some()),
             ("text", self.text.is_some()),
             ("device", self.device.is_some()),
