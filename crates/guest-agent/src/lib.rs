@@ -5,8 +5,10 @@
 //! speaks first, with [`Hello`] as reply 0. Neither side trusts the other: lines longer than [`MAX_LINE_BYTES`]
 //! end the session.
 
+pub mod lanes;
 pub mod proto;
 pub mod work;
 
+pub use lanes::*;
 pub use proto::*;
 pub use work::*;

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::lanes::Injected;
+use crate::lanes::Lane;
+use crate::lanes::LaneResult;
 use crate::work::BlockIo;
 use crate::work::BlockIoResult;
 use crate::work::BlockVerifyResult;
@@ -18,7 +21,7 @@ use crate::work::ToolOutput;
 /// Name of the virtio-console port: `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "rcvm.agent";
 /// Version of this protocol; both sides must agree.
-pub const PROTO_VERSION: u32 = 5;
+pub const PROTO_VERSION: u32 = 6;
 /// Longest line either side accepts, bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
@@ -135,6 +138,13 @@ pub enum Op {
         /// virqs whose chip and domain must not be looked at: they may be gone.
         #[serde(default)]
         shun: Vec<u32>,
+    },
+    /// Through pci_endpoint_test: raise one vector of the kind that is set already, and wait for its handler as the driver does.
+    Fire {
+        /// Which kind.
+        kind: IrqKind,
+        /// From 1; ignored for INTx.
+        vector: u32,
     },
     /// Snapshot of every IRQ descriptor and domain. `details`: look at chips and domains of descriptors too; not after a
     /// teardown, where following a dangling pointer may crash.
@@ -279,6 +289,31 @@ pub enum Op {
         #[serde(default)]
         address: String,
     },
+    /// Do several things at the same time, each lane in a thread.
+    Together {
+        /// What.
+        lanes: Vec<Lane>,
+        /// Answer after this many milliseconds of guest time, whatever is still under way.
+        timeout_ms: u64,
+    },
+    /// Do `op`, and let the `nth` place in the kernel that can have a fault injected fail on the way (failslab, and what else the
+    /// kernel has).
+    FailNth {
+        /// From 1.
+        nth: u32,
+        /// What to do.
+        op: Box<Op>,
+    },
+    /// Ask for every interrupt to go to these CPUs. Those that cannot move stay.
+    Affinity {
+        /// As in `smp_affinity_list`, e.g. `0-1`.
+        cpus: String,
+    },
+    /// Do nothing for some guest time.
+    Pause {
+        /// How long, ms.
+        ms: u64,
+    },
     /// Flush and power off by PSCI SYSTEM_OFF.
     PowerOff,
     /// Panic on purpose (sysrq-c), for the harness' own tests.
@@ -326,6 +361,10 @@ pub enum Value {
     Rng(RngSample),
     /// Of [`Op::PciConfig`], by address.
     Pci(Vec<PciFunction>),
+    /// Of [`Op::Together`], in the order of the request.
+    Lanes(Vec<LaneResult>),
+    /// Of [`Op::FailNth`].
+    Injected(Injected),
 }
 
 /// A function of a loaded module.

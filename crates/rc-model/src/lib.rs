@@ -30,6 +30,7 @@ pub use pcie::Rate;
 pub use registry::decode;
 pub use registry::reference;
 pub use registry::register_name;
+pub use registry::register_named;
 pub use registry::tables;
 pub use registry::Part;
 pub use root_complex::Config;

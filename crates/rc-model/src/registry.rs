@@ -293,6 +293,32 @@ pub fn register_name(win: Window, off: u64) -> Option<String> {
     place(win, off).map(|p| p.name)
 }
 
+/// Windows whose registers have one name each, wherever the iATU points.
+const NAMED: [Window; 9] = [
+    Window::Parf,
+    Window::Dbi,
+    Window::Elbi,
+    Window::Atu,
+    Window::Mhi,
+    Window::Apb,
+    Window::Gpio,
+    Window::Reset,
+    Window::Phy,
+];
+/// Length of the longest of them, bytes (PARF: spec §2.1).
+const LONGEST_WINDOW: u64 = 0x3000;
+
+/// Where the register of this name is: window, offset and length in bytes. What several tables call alike is the first of them.
+pub fn register_named(name: &str) -> Option<(Window, u64, u64)> {
+    let has = |w, off: &u64| register_name(w, *off).as_deref() == Some(name);
+    let find = |w| {
+        let off = (0..LONGEST_WINDOW).find(|off| has(w, off))?;
+        let len = (off..LONGEST_WINDOW).take_while(|off| has(w, off)).count() as u64;
+        Some((w, off, len))
+    };
+    NAMED.into_iter().find_map(find)
+}
+
 /// A register, or a part of it, that an access reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -355,6 +381,19 @@ fn resets(soc: &Soc, value: u32) -> String {
 mod tests {
     use super::*;
     use crate::soc;
+
+    #[test]
+    fn a_register_is_found_by_its_name() {
+        for (name, at) in [
+            ("PARF_LTSSM", Some((Window::Parf, 0x1b0, 4))),
+            ("MSI_INTR0_STATUS", Some((Window::Dbi, 0x830, 4))),
+            ("COMMAND", Some((Window::Dbi, 0x04, 2))),
+            ("IB1.REGION_CTRL2", Some((Window::Atu, 0x304, 4))),
+            ("NO_SUCH", None),
+        ] {
+            assert_eq!(register_named(name), at, "{name}");
+        }
+    }
 
     #[test]
     fn names_come_from_every_window() {

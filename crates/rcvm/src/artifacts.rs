@@ -73,6 +73,12 @@ impl Artifacts {
         std::fs::write(&path, text).with_context(|| full(&path))
     }
 
+    /// Keep the plan file of the run.
+    pub fn plan(&self, text: &str) -> Result<()> {
+        let path = self.dir.join("plan.toml");
+        std::fs::write(&path, text).with_context(|| full(&path))
+    }
+
     /// Append trace records: whole segments, so that a file begins with one.
     pub fn trace(&mut self, segment: &[u8]) -> Result<()> {
         self.trace.as_mut().map_or(Ok(()), |t| t.append(segment))

@@ -58,6 +58,9 @@ pub enum Command {
     /// Measure, and compare with QEMU under the same KVM. A benchmark reports; it fails only if it cannot be run
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// List plans, print one, or check a file of your own (docs/plans.md)
+    #[command(subcommand)]
+    Plan(PlanCommand),
     /// Decode a trace.bin: one register access a line
     Trace(TraceArgs),
     /// Show a guest kernel's own structures, read from a core with no help from the guest
@@ -100,6 +103,24 @@ pub enum ImageCommand {
     },
     /// List profiles and what is built
     List,
+}
+
+/// Plan commands.
+#[derive(Debug, Subcommand)]
+pub enum PlanCommand {
+    /// The plans that come with rcvm
+    List,
+    /// Print the file of one of them: a start for your own
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Check plan files; errors name line and key
+    Check {
+        /// Plan files, or names
+        #[arg(required = true)]
+        plans: Vec<String>,
+    },
 }
 
 /// Which machine runs the guest.
@@ -336,9 +357,12 @@ pub struct LspciArgs {
 pub struct TortureArgs {
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// Cycles to run
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
-    pub cycles: u32,
+    /// Cycles to run: 20, or what the plan says
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub cycles: Option<u32>,
+    /// What each cycle does: a plan of `rcvm plan list`, or a file (docs/plans.md)
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["during", "defect"])]
+    pub plan: Option<String>,
     /// Seed of every choice that is left open
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
@@ -591,7 +615,7 @@ mod tests {
     #[test]
     fn the_last_of_equal_options_counts() {
         let cli = Cli::try_parse_from(["rcvm", "torture", "--cycles", "20", "--cycles", "3"]).unwrap();
-        assert!(matches!(cli.command, Command::Torture(a) if a.cycles == 3));
+        assert!(matches!(cli.command, Command::Torture(a) if a.cycles == Some(3)));
     }
 
     #[test]

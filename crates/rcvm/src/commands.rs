@@ -7,6 +7,7 @@ mod image;
 mod inspect;
 mod lspci;
 mod matrix;
+mod plan;
 mod report;
 mod run;
 mod selftest;
@@ -48,6 +49,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Selftest(args) => selftest::run(&args),
         Command::Bench(c) => bench::run(&c),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Plan(c) => plan::run(&c),
         Command::Trace(args) => trace::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Registers => {

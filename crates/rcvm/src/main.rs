@@ -10,6 +10,8 @@ mod outer;
 mod progress;
 #[cfg(target_arch = "aarch64")]
 mod sight;
+#[cfg(any(test, target_arch = "aarch64"))]
+mod stalls;
 mod symbols;
 mod topology;
 mod worker;

@@ -66,6 +66,7 @@ mod guest {
     use std::sync::mpsc::channel;
     use std::sync::mpsc::Receiver;
     use std::sync::mpsc::RecvTimeoutError;
+    use std::sync::Arc;
     use std::time::Duration;
     use std::time::Instant;
 
@@ -85,6 +86,8 @@ mod guest {
     use torture::plan::Fault;
     use torture::report;
     use torture::splat;
+    use torture::stall::StallRule;
+    use torture::stall::Stalled;
     use torture::CallError;
     use torture::Class;
     use torture::LookError;
@@ -102,6 +105,7 @@ mod guest {
     use crate::job::Task;
     use crate::job::Tool;
     use crate::sight::Sight;
+    use crate::stalls::Stalls;
     use crate::topology::CardKind;
 
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
@@ -198,12 +202,15 @@ mod guest {
         /// The guest's kernel file, and what is seen of it in memory, from the first look on.
         image: PathBuf,
         sight: Option<Result<Sight, LookError>>,
+        /// Accesses of the guest that a plan holds.
+        stalls: Stalls,
         /// The stream to the front-end broke: nobody listens, stop.
         deaf: bool,
     }
 
     impl<'a> Link<'a> {
         fn new(vm: Vm, rx: Receiver<VmEvent>, out: &'a mut Out, started: Instant, job: &Job) -> Link<'a> {
+            let stalls = Stalls::new(Arc::clone(vm.interposer()));
             Link {
                 vm,
                 rx,
@@ -224,6 +231,7 @@ mod guest {
                 phases: Phases::default(),
                 image: job.kernel.clone(),
                 sight: None,
+                stalls,
                 deaf: false,
             }
         }
@@ -597,6 +605,14 @@ mod guest {
                     rc.slot_event(cx, &path, event);
                 }
             });
+        }
+
+        fn stall(&mut self, rule: &StallRule, draw: u64) {
+            self.stalls.begin(rule, draw);
+        }
+
+        fn stalled(&mut self) -> Vec<(StallRule, Stalled)> {
+            self.stalls.end()
         }
 
         fn announce(&mut self, phase: &str) {

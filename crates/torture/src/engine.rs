@@ -1,5 +1,7 @@
 //! Runs the cycles of a plan on a machine and says what happened.
 
+mod scripted;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -61,10 +63,10 @@ const ETIMEDOUT: i32 = 110;
 /// Devices whose probe waits for something, with the reason (drivers/base/dd.c: `deferred_devs_show`).
 const DEFERRED: &str = "/sys/kernel/debug/devices_deferred";
 /// LNKCTL: link disable, retrain link (PCIe §7.5.3.7).
-const LNKCTL_LD: u16 = 1 << 4;
-const LNKCTL_RL: u16 = 1 << 5;
+pub(crate) const LNKCTL_LD: u16 = 1 << 4;
+pub(crate) const LNKCTL_RL: u16 = 1 << 5;
 /// How long the link stays disabled, ms.
-const LINK_DISABLE_MS: u64 = 10;
+pub(crate) const LINK_DISABLE_MS: u64 = 10;
 /// How long the link has to be quiet after a disturbance (a driver waits up to 100 ms between two steps of its own, spec §3), and
 /// how long to wait for that.
 const QUIET: Duration = Duration::from_millis(700);
@@ -141,6 +143,9 @@ pub struct CycleRecord {
     pub memory: Option<Counts>,
     /// Milliseconds per phase, in order of execution.
     pub phases_ms: Vec<(String, u64)>,
+    /// What the steps of a plan file did, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// Runs `plan` on `machine`. `hello` is the agent's first message, `boot_ms` the time it took.
@@ -159,6 +164,7 @@ pub fn run(machine: &mut dyn Machine, plan: &Plan, hello: Hello, boot_ms: u64, o
         phases_ms: Vec::new(),
         worked: 0,
         looks: plan.irq_views != IrqViews::Agent,
+        optional_stalls: Vec::new(),
         builtin: hello.builtin.contains(&plan.target.module),
     };
     let complete = engine.run(hello, boot_ms).is_some();
@@ -180,6 +186,8 @@ struct Engine<'a> {
     worked: u64,
     /// Guest memory is read.
     looks: bool,
+    /// Stalls that were begun: whether each may miss its access.
+    optional_stalls: Vec<bool>,
     /// The driver under test is built into the kernel: it has probed at boot, and all it can do is unbind and bind.
     builtin: bool,
 }
@@ -235,6 +243,10 @@ impl Engine<'_> {
             self.cycle = n;
             self.phases_ms.clear();
             books.irqs.begin_cycle(n);
+            if let Some(script) = &self.plan.script {
+                self.run_script(script, &mut books)?;
+                continue;
+            }
             let mut c = self.plan.cycle(n);
             if self.builtin {
                 (c.load, c.teardown) = (Load::Bind, Teardown::Unbind);
@@ -383,17 +395,12 @@ impl Engine<'_> {
         // What the device side saw while the driver was bound is judged too, but apart from its teardown.
         let (live, fresh) = split_samples(self.machine.take_events());
         self.report(check::device::check_events(&live));
-        if let Some(now) = fresh.get(&SamplePoint::S5) {
-            let cold = books.cold.get_or_insert_with(|| now.clone());
-            let mut found = check::device::check_fresh(cold, now);
-            books.allow.apply(&mut found);
-            self.report(found);
-        }
+        self.judge_fresh(&fresh, books);
         self.phase(c.teardown.name(), |e| e.call(e.teardown_op(c.teardown)))?;
         self.end_io(&io)?;
         let after = self.phase("check", Engine::after_teardown)?;
         let system = self.phase("check", Engine::system)?;
-        self.judge(&after, &system, c.teardown.name(), books);
+        self.judge(&after, &system, Some(c.teardown), books);
         let (created, released) = books.irqs.created_released();
         let record = CycleRecord {
             cycle: c.number,
@@ -409,6 +416,7 @@ impl Engine<'_> {
             irq_descs: after.descs(),
             memory: after.counts(),
             phases_ms: std::mem::take(&mut self.phases_ms),
+            notes: Vec::new(),
         };
         (self.out)(Event::Cycle(record));
         self.machine.end_cycle();
@@ -661,8 +669,21 @@ impl Engine<'_> {
         Some(x.vectors.len() as u64)
     }
 
-    fn judge(&mut self, after: &Seen, system: &SystemState, teardown: &str, books: &mut Books) {
+    /// The state at the first access of a probe is that after power-on, whatever came before.
+    fn judge_fresh(&mut self, fresh: &BTreeMap<SamplePoint, Sample>, books: &mut Books) {
+        if let Some(now) = fresh.get(&SamplePoint::S5) {
+            let cold = books.cold.get_or_insert_with(|| now.clone());
+            let mut found = check::device::check_fresh(cold, now);
+            books.allow.apply(&mut found);
+            self.report(found);
+        }
+    }
+
+    /// `teardown`: how the driver went down since the last time, if it did.
+    fn judge(&mut self, after: &Seen, system: &SystemState, teardown: Option<Teardown>, books: &mut Books) {
         let (events, mut samples) = split_samples(self.machine.take_events());
+        // Only a plan file's cycle has it here: its probe and its teardown are not told apart.
+        self.judge_fresh(&samples, books);
         samples.remove(&SamplePoint::S5);
         let s4 = self.machine.sample(SamplePoint::S4);
         books.misbehaved = s4.items.iter().filter(|i| i.0.starts_with("misbehaved")).map(|i| i.1).sum();
@@ -671,10 +692,13 @@ impl Engine<'_> {
         found.extend(after.disagreements());
         found.extend(check::system::check(&books.system, system));
         found.extend(check::gic::check(&self.machine.spi_state()));
-        found.extend(check::device::check(&samples));
+        found.extend(match (teardown, samples.get(&SamplePoint::S4)) {
+            (None, Some(now)) => check::device::check_unbound(now),
+            _ => check::device::check(&samples),
+        });
         found.extend(check::device::check_events(&events));
         books.allow.apply(&mut found);
-        teardown.clone_into(&mut self.phase);
+        teardown.map_or("check", Teardown::name).clone_into(&mut self.phase);
         self.report(found);
     }
 

@@ -14,11 +14,13 @@ use guest_view::Domain;
 use guest_view::Level;
 
 use super::*;
+use crate::stall::StallRule;
+use crate::stall::Stalled;
 use crate::verdict::Verdict;
 
 /// How the fake guest misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
+pub(super) enum Fault {
     None,
     /// The driver has no remove: its mappings stay.
     NoRemove,
@@ -50,7 +52,7 @@ enum Fault {
     Dangling,
 }
 
-struct Fake {
+pub(super) struct Fake {
     fault: Fault,
     ops: Vec<Op>,
     held: Option<IrqKind>,
@@ -58,13 +60,18 @@ struct Fake {
     loads: u32,
     torn_down: bool,
     clock_ms: u64,
-    asked_for_tasks: bool,
+    pub(super) asked_for_tasks: bool,
     /// Faults, and how many operations came before each.
     faults: Vec<(usize, SlotFault)>,
     announced: Vec<String>,
+    stalls: Vec<StallRule>,
+    /// Whether the driver under test is bound.
+    bound: bool,
+    /// What lanes come back with.
+    pub(super) lanes: Vec<guest_agent::LaneResult>,
 }
 
-fn fake(fault: Fault) -> Fake {
+pub(super) fn fake(fault: Fault) -> Fake {
     Fake {
         fault,
         ops: Vec::new(),
@@ -76,6 +83,9 @@ fn fake(fault: Fault) -> Fake {
         asked_for_tasks: false,
         faults: Vec::new(),
         announced: Vec::new(),
+        stalls: Vec::new(),
+        bound: false,
+        lanes: Vec::new(),
     }
 }
 
@@ -212,6 +222,7 @@ impl Machine for Fake {
             }
             Op::Insmod { .. } | Op::Bind { .. } => {
                 self.loads += 1;
+                self.bound = true;
                 match self.fault {
                     Fault::DieInSecondLoad if self.loads == 2 => {
                         Err(CallError::Ended { reason: "the guest reset itself".into() })
@@ -248,6 +259,7 @@ impl Machine for Fake {
                 Err(CallError::Hang { waited_ms: timeout.as_millis() as u64 })
             }
             Op::Rmmod { .. } | Op::Unbind { .. } => {
+                self.bound = false;
                 self.teardown();
                 Ok(Value::Done)
             }
@@ -256,6 +268,27 @@ impl Machine for Fake {
                 self.held = Some(IrqKind::Msi);
                 Ok(Value::Done)
             }
+            Op::WaitPath { .. } if self.bound => Ok(Value::Done),
+            Op::WaitPath { .. } => {
+                Err(CallError::Failed(OpError { what: "wait".into(), errno: ETIMEDOUT, why: "no".into() }))
+            }
+            Op::FailNth { .. } => {
+                let why =
+                    OpError { what: "write bind".into(), errno: 12, why: "Cannot allocate memory".into() };
+                Ok(Value::Injected(guest_agent::Injected { injected: true, error: Some(why) }))
+            }
+            Op::Together { ref lanes, .. } => {
+                if lanes.iter().flat_map(|l| &l.ops).any(|o| matches!(o, Op::Unbind { .. })) {
+                    self.bound = false;
+                    self.teardown();
+                }
+                Ok(Value::Lanes(self.lanes.clone()))
+            }
+            Op::WriteFile { .. } => Err(CallError::Failed(OpError {
+                what: "write".into(),
+                errno: ENOENT,
+                why: "No such file or directory".into(),
+            })),
             Op::Suspend { .. } | Op::LinkControl { .. } | Op::WaitDevice { .. } => Ok(Value::Done),
             op => panic!("the engine does not use {op:?}"),
         }
@@ -289,6 +322,14 @@ impl Machine for Fake {
         self.faults.push((self.ops.len(), fault));
     }
 
+    fn stall(&mut self, rule: &StallRule, _draw: u64) {
+        self.stalls.push(rule.clone());
+    }
+
+    fn stalled(&mut self) -> Vec<(StallRule, Stalled)> {
+        self.stalls.drain(..).map(|r| (r, Stalled::NeverHeld)).collect()
+    }
+
     fn announce(&mut self, phase: &str) {
         self.announced.push(phase.to_owned());
     }
@@ -304,7 +345,7 @@ impl Machine for Fake {
     fn end_cycle(&mut self) {}
 }
 
-fn hello() -> Hello {
+pub(super) fn hello() -> Hello {
     Hello {
         proto: PROTO_VERSION,
         release: "6.12.117".into(),

@@ -13,6 +13,8 @@ use rc_model::SamplePoint;
 
 use crate::finding::Class;
 use crate::plan::Fault;
+use crate::stall::StallRule;
+use crate::stall::Stalled;
 
 /// Why a call to the agent gave no value.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -69,6 +71,10 @@ pub trait Machine {
     fn announce(&mut self, phase: &str);
     /// Wait until nothing has happened to the link for `quiet`; `false`: not within `limit`.
     fn settle(&mut self, quiet: Duration, limit: Duration) -> bool;
+    /// Hold an access of the guest as `rule` says; `draw` decides what the rule leaves open.
+    fn stall(&mut self, rule: &StallRule, draw: u64);
+    /// Give up stalls that hold nothing, wait for the others, and tell what became of each, in the order in which they began.
+    fn stalled(&mut self) -> Vec<(StallRule, Stalled)>;
     /// Have the guest's kernel list its blocked tasks on the console.
     fn show_blocked_tasks(&mut self);
     /// A finding of this class was just made: keep the guest's state if that is evidence.

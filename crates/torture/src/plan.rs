@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::consumer::Consumer;
 use crate::defect::Defect;
+use crate::script::Script;
 
 /// The plan of a torture run, as it travels to the machine that executes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct Plan {
     pub defect: Option<Defect>,
     /// What happens to the link in each cycle, between use and teardown, in this order.
     pub disturbances: Vec<Disturbance>,
+    /// What each cycle does instead.
+    #[serde(default)]
+    pub script: Option<Script>,
     /// Rules by which cards misbehave: how many there are.
     pub misbehaviours: u32,
     /// Whether one of them takes the card away.
@@ -105,6 +109,7 @@ impl Default for Plan {
             filesystem: false,
             defect: None,
             disturbances: Vec::new(),
+            script: None,
             misbehaviours: 0,
             vanishes: false,
             irq_views: IrqViews::Both,

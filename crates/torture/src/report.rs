@@ -48,6 +48,9 @@ pub struct Setting {
     pub seed: u64,
     /// Cycles asked for.
     pub cycles_requested: u32,
+    /// Name of the plan file; empty: none.
+    #[serde(default)]
+    pub plan: String,
     /// Whether residue is a failure.
     pub strict: bool,
     /// Command line that repeats the run.

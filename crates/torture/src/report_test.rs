@@ -17,6 +17,7 @@ fn cycle(n: u32, leaked: usize) -> Event {
         released: 66 - leaked as u64,
         leaked: vec![Mapping::default(); leaked],
         phases_ms: vec![("msi".into(), u64::from(n) * 10)],
+        notes: Vec::new(),
         ..CycleRecord::default()
     })
 }

@@ -183,9 +183,10 @@ impl RcBus {
 
     /// `written`: the value of a write.
     fn access(&self, by: Origin, window: Window, off: u64, width: Width, written: Option<u64>) -> Answer {
-        self.interposer.pass(&Access { window, off, write: written.is_some(), vcpu: by.vcpu });
+        let access = Access { window, off, write: written.is_some(), vcpu: by.vcpu };
+        self.interposer.pass(&access);
         self.accesses.fetch_add(1, Ordering::Relaxed);
-        self.with_model(|rc, cx| {
+        let answer = self.with_model(|rc, cx| {
             let value = match written {
                 Some(v) => {
                     rc.write(cx, window, off, width, v);
@@ -204,7 +205,9 @@ impl RcBus {
             } else {
                 Answer::Value(value)
             }
-        })
+        });
+        self.interposer.passed(&access);
+        answer
     }
 
     /// Let the world act on the root complex, as between two accesses.

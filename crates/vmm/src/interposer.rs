@@ -6,6 +6,8 @@ use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
 
 use rc_model::Window;
 
@@ -55,11 +57,37 @@ struct Rule {
     held: bool,
 }
 
+/// When an access counts as seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It has come, and may be held.
+    Come,
+    /// It is done.
+    Done,
+}
+
+/// An access that somebody waits for without holding it.
+#[derive(Debug)]
+struct Lookout {
+    id: u64,
+    what: Match,
+    when: Seen,
+    seen: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
     next_id: u64,
     rules: Vec<Rule>,
+    lookouts: Vec<Lookout>,
     closed: bool,
+}
+
+impl State {
+    fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
 }
 
 /// The interposer of one machine.
@@ -76,6 +104,13 @@ pub struct Stall {
     id: u64,
 }
 
+/// Somebody waits for an access to have been done; dropping it ends that.
+#[derive(Debug)]
+pub struct Watch {
+    interposer: Arc<Interposer>,
+    id: u64,
+}
+
 impl Interposer {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -84,20 +119,51 @@ impl Interposer {
     /// Hold the first access that matches until the result is dropped.
     pub fn stall(self: &Arc<Self>, what: Match) -> Stall {
         let mut s = self.lock();
-        s.next_id += 1;
-        let id = s.next_id;
+        let id = s.next_id();
         s.rules.push(Rule { id, what, held: false });
         Stall { interposer: Arc::clone(self), id }
     }
 
+    /// Notice the access that matches.
+    pub fn watch(self: &Arc<Self>, what: Match, when: Seen) -> Watch {
+        let mut s = self.lock();
+        let id = s.next_id();
+        s.lookouts.push(Lookout { id, what, when, seen: false });
+        Watch { interposer: Arc::clone(self), id }
+    }
+
     /// Whether anybody holds an access or waits for one.
     pub fn is_watching(&self) -> bool {
-        !self.lock().rules.is_empty()
+        let s = self.lock();
+        !s.rules.is_empty() || !s.lookouts.is_empty()
+    }
+
+    /// Give up every stall whose access has not come: [`Stall::wait_held`] says `false`. Held ones stay.
+    pub fn give_up(&self) {
+        self.lock().rules.retain(|r| r.held);
+        self.changed.notify_all();
+    }
+
+    /// Called by a vCPU thread that holds no lock, after every access.
+    pub fn passed(&self, a: &Access) {
+        self.notice(&mut self.lock(), a, Seen::Done);
+    }
+
+    fn notice(&self, s: &mut State, a: &Access, when: Seen) {
+        for l in s.lookouts.iter_mut().filter(|l| l.when == when && !l.seen && l.what.covers(a)) {
+            if l.what.skip > 0 {
+                l.what.skip -= 1;
+            } else {
+                l.seen = true;
+                self.changed.notify_all();
+            }
+        }
     }
 
     /// Called by a vCPU thread that holds no lock, before every access.
     pub fn pass(&self, a: &Access) {
         let mut s = self.lock();
+        self.notice(&mut s, a, Seen::Come);
         if s.rules.is_empty() {
             return;
         }
@@ -122,18 +188,41 @@ impl Interposer {
 }
 
 impl Stall {
-    /// Wait until an access is held (`true`), or until the interposer is closed.
+    /// Wait until an access is held (`true`), or until the interposer is closed or the stall given up.
     pub fn wait_held(&self) -> bool {
         let mut s = self.interposer.lock();
         loop {
-            if s.rules.iter().any(|r| r.id == self.id && r.held) {
-                return true;
-            }
-            if s.closed {
-                return false;
+            match s.rules.iter().find(|r| r.id == self.id) {
+                Some(r) if r.held => return true,
+                Some(_) if !s.closed => {}
+                _ => return false,
             }
             s = self.interposer.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+impl Watch {
+    /// Wait until the access is done; `false`: not within `limit`, or the interposer is closed.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut s = self.interposer.lock();
+        loop {
+            if s.lookouts.iter().any(|l| l.id == self.id && l.seen) {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if s.closed || left.is_zero() {
+                return false;
+            }
+            s = self.interposer.changed.wait_timeout(s, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.interposer.lock().lookouts.retain(|l| l.id != self.id);
     }
 }
 
@@ -202,5 +291,35 @@ mod tests {
         i.close();
         t.join().unwrap();
         assert!(!never.wait_held());
+    }
+
+    #[test]
+    fn an_access_is_noticed_after_it_is_done_and_not_held() {
+        let i = Arc::new(Interposer::default());
+        let watch = i.watch(rule(1), Seen::Done);
+        assert!(i.is_watching());
+        i.pass(&READ);
+        i.passed(&READ);
+        assert!(!watch.wait(Duration::ZERO), "the second is meant");
+        i.pass(&READ);
+        assert!(!watch.wait(Duration::ZERO), "it is not done yet");
+        i.passed(&READ);
+        assert!(watch.wait(Duration::from_secs(60)));
+        drop(watch);
+        assert!(!i.is_watching());
+    }
+
+    #[test]
+    fn a_stall_that_is_given_up_is_over_and_one_that_holds_is_not() {
+        let i = Arc::new(Interposer::default());
+        let (held, never) = (i.stall(rule(0)), i.stall(Match { window: Window::Phy, ..rule(0) }));
+        let other = Arc::clone(&i);
+        let t = std::thread::spawn(move || other.pass(&READ));
+        assert!(held.wait_held());
+        i.give_up();
+        assert!(!never.wait_held());
+        assert!(held.wait_held());
+        drop(held);
+        t.join().unwrap();
     }
 }

@@ -92,6 +92,18 @@ fn devices(root: &Root) -> Vec<(String, String, String)> {
     all
 }
 
+/// [`Op::Fire`](guest_agent::Op::Fire).
+pub fn fire(root: &Root, kind: IrqKind, vector: u32) -> Result<Value, OpError> {
+    let path = root.path(NODE);
+    let node = File::open(&path).map_err(|e| failed(format!("open {}", path.display()), &e))?;
+    let test = Test { node, zero_is_success: zero_is_success(&kernel_release()) };
+    if test.raise(kind, vector) {
+        return Ok(Value::Done);
+    }
+    let why = "the driver says that it was not delivered".into();
+    Err(OpError { what: format!("fire {kind:?} vector {vector}"), errno: 0, why })
+}
+
 /// SET_IRQTYPE, snapshot, counts, raise, counts.
 pub fn exercise(root: &Root, kind: IrqKind, vectors: u32, shun: &[u32]) -> Result<Value, OpError> {
     let path = root.path(NODE);

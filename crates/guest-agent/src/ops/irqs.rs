@@ -6,8 +6,12 @@ use std::path::Path;
 use guest_agent::IrqDesc;
 use guest_agent::IrqDomain;
 use guest_agent::IrqSnapshot;
+use guest_agent::OpError;
+use guest_agent::Value;
 use guest_agent::CHAINED;
 
+use super::failed;
+use super::invalid;
 use super::names;
 use super::text;
 use super::Root;
@@ -30,6 +34,22 @@ pub fn snapshot(root: &Root, look: &Look<'_>) -> IrqSnapshot {
         })
         .collect();
     IrqSnapshot { irqs, domains: domains(&root.path("sys/kernel/debug/irq/domains")) }
+}
+
+/// [`Op::Affinity`](guest_agent::Op::Affinity): an interrupt that nobody requested, or whose chip has no such thing, refuses.
+pub fn move_all(root: &Root, cpus: &str) -> Result<Value, OpError> {
+    let dir = root.path("proc/irq");
+    let mut last = None;
+    for virq in names(&dir).into_iter().filter(|n| n.parse::<u32>().is_ok()) {
+        match std::fs::write(dir.join(&virq).join("smp_affinity_list"), cpus) {
+            Ok(()) => last = Some(Ok(Value::Done)),
+            Err(e) => {
+                last = last
+                    .or(Some(Err(failed(format!("write {cpus} to /proc/irq/{virq}/smp_affinity_list"), &e))))
+            }
+        }
+    }
+    last.unwrap_or_else(|| Err(invalid("move interrupts", "there are none below /proc/irq")))
 }
 
 /// Which descriptors may be looked into: files that show a chip or a domain follow pointers that a removed driver may have
@@ -194,5 +214,21 @@ mod tests {
             let d = &snapshot(&root, &look).irqs[&47];
             assert_eq!((d.chip.as_str(), d.hwirq, d.domain.as_str()), ("", Some(524_288), ""), "{look:?}");
         }
+    }
+
+    #[test]
+    fn every_interrupt_that_can_is_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root(dir.path().into());
+        assert_eq!(move_all(&root, "1").unwrap_err().errno, libc::EINVAL, "nothing to move");
+        for virq in ["7", "9"] {
+            std::fs::create_dir_all(dir.path().join("proc/irq").join(virq)).unwrap();
+        }
+        std::fs::create_dir_all(dir.path().join("proc/irq/9/smp_affinity_list")).unwrap();
+        assert_eq!(move_all(&root, "0-1"), Ok(Value::Done));
+        let told = std::fs::read_to_string(dir.path().join("proc/irq/7/smp_affinity_list")).unwrap();
+        assert_eq!(told, "0-1");
+        std::fs::remove_dir_all(dir.path().join("proc/irq/7")).unwrap();
+        assert!(move_all(&root, "1").unwrap_err().what.contains("/proc/irq/9/"), "none took it");
     }
 }

@@ -6,7 +6,9 @@ mod card;
 mod endpoint;
 mod files;
 mod fs;
+mod inject;
 mod irqs;
+mod lanes;
 mod link;
 pub mod modules;
 mod net;
@@ -29,6 +31,7 @@ use guest_agent::OpError;
 use guest_agent::Value;
 
 /// Where the file system begins.
+#[derive(Clone)]
 pub struct Root(PathBuf);
 
 impl Root {
@@ -103,6 +106,7 @@ pub fn perform(agent: &mut Agent, op: &Op) -> Result<Value, OpError> {
         }
         Op::WaitCards { cards, timeout_ms } => card::wait(root, cards, *timeout_ms),
         Op::ExerciseIrqs { kind, vectors, shun } => endpoint::exercise(root, *kind, *vectors, shun),
+        Op::Fire { kind, vector } => endpoint::fire(root, *kind, *vector),
         Op::SnapshotIrqs { details } => {
             Ok(Value::Irqs(irqs::snapshot(root, &irqs::Look { details: *details, shun: &[] })))
         }
@@ -130,6 +134,13 @@ pub fn perform(agent: &mut Agent, op: &Op) -> Result<Value, OpError> {
         Op::ReadRng { bytes } => rng::sample(root, *bytes),
         Op::SerialEcho { device, bytes, timeout_ms } => serial::echo(root, device, *bytes, *timeout_ms),
         Op::PciConfig { address } => pci::functions(root, address),
+        Op::Together { lanes, timeout_ms } => lanes::together(root, lanes, *timeout_ms),
+        Op::FailNth { nth, op } => inject::fail_nth(agent, *nth, op),
+        Op::Affinity { cpus } => irqs::move_all(root, cpus),
+        Op::Pause { ms } => {
+            std::thread::sleep(std::time::Duration::from_millis(*ms));
+            Ok(Value::Done)
+        }
         Op::PowerOff => {
             crate::boot::power_off();
             Ok(Value::Done)

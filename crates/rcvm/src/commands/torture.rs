@@ -25,6 +25,7 @@ use torture::Target;
 use super::guest;
 use super::no_agent;
 use super::place;
+use super::plan::DEFAULT_CYCLES;
 use super::topology;
 use super::Guest;
 use crate::artifacts::Artifacts;
@@ -50,6 +51,9 @@ const ITS_EVENTS: u32 = 1 << 10;
 
 /// Run the plan, keep the artifacts, print the verdict.
 pub fn run(args: &TortureArgs) -> Result<u8> {
+    let script = args.plan.as_deref().map(super::plan::load).transpose()?;
+    let cycles = args.cycles.or(script.as_ref().and_then(|s| s.0.cycles)).unwrap_or(DEFAULT_CYCLES);
+    let (script, script_text) = script.unzip();
     let place = place(&args.guest)?;
     if args.filesystem {
         topology(&args.guest)?.check_filesystem()?;
@@ -59,13 +63,17 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
         files.initramfs =
             images::initramfs_with(&files.image, &[images::Extra::Shell], &mut |line| eprintln!("{line}"))?;
     }
-    let plan = plan(args, &files);
-    let report = Report::new(setting(args, place, &files));
+    let plan = Plan { cycles, script, ..plan(args, &files) };
+    let report = Report::new(setting(args, &plan, place, &files));
+    let artifacts = Artifacts::create(&args.out, !args.no_trace, &report)?;
+    if let Some(text) = script_text {
+        artifacts.plan(&text)?;
+    }
     let mut run = Run {
-        artifacts: Artifacts::create(&args.out, !args.no_trace, &report)?,
+        artifacts,
         symbols: symbols::Kernel::of(&files.kernel),
         report,
-        progress: Progress::new(args.cycles),
+        progress: Progress::new(cycles),
         files,
         out: args.out.clone(),
         console_log: args.out.join("console.log"),
@@ -75,10 +83,11 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     let flag = Arc::clone(&interrupted);
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot handle signals")?;
     run.progress.line(&format!(
-        "{} {} guest, {} cycles, seed {}: {}",
+        "{} {} guest, {}{} cycles, seed {}: {}",
         place.name(),
         run.files.profile,
-        args.cycles,
+        args.plan.as_ref().map_or(String::new(), |p| format!("plan {p}, ")),
+        cycles,
         args.seed,
         run.files.kernel.display()
     ));
@@ -103,7 +112,6 @@ fn plan(args: &TortureArgs, files: &Guest) -> Plan {
     let soc = files.soc;
     Plan {
         target: Target::of(soc),
-        cycles: args.cycles,
         seed: args.seed,
         msi_vectors: args.msi_vectors,
         msix_vectors: args.msix_vectors,
@@ -151,7 +159,7 @@ fn job(args: &TortureArgs, files: &Guest, plan: Plan) -> Job {
     }
 }
 
-fn setting(args: &TortureArgs, place: Where, files: &Guest) -> Setting {
+fn setting(args: &TortureArgs, plan: &Plan, place: Where, files: &Guest) -> Setting {
     let words: Vec<String> = std::env::args().skip(1).collect();
     Setting {
         rcvm: env!("CARGO_PKG_VERSION").into(),
@@ -163,7 +171,8 @@ fn setting(args: &TortureArgs, place: Where, files: &Guest) -> Setting {
         vcpus: args.guest.vcpus,
         memory_mib: args.guest.memory,
         seed: args.seed,
-        cycles_requested: args.cycles,
+        cycles_requested: plan.cycles,
+        plan: plan.script.as_ref().map_or(String::new(), |s| s.name.clone()),
         strict: args.strict,
         command: format!("rcvm {}", words.join(" ")),
     }

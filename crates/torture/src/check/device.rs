@@ -196,6 +196,16 @@ pub fn check(samples: &Samples) -> Vec<Finding> {
     found
 }
 
+/// Check a driver that is not bound and was not torn down either, because it never came up: what holds at S4.
+pub fn check_unbound(now: &Sample) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for r in RULES.iter().filter(|r| r.point == S4) {
+        check_rule(r, now, &mut found);
+    }
+    found.extend(clock_balance(now));
+    found
+}
+
 fn check_rule(r: &Rule, s: &Sample, found: &mut Vec<Finding>) {
     if r.needs.is_some_and(|item| s.get(item).is_none()) {
         return;
@@ -430,6 +440,13 @@ mod tests {
             (found[0].class, found[0].rule.as_str()),
             (Class::OperationFailed, "ep/0 lost its vfio-user server")
         );
+    }
+
+    #[test]
+    fn a_driver_that_never_came_up_has_passed_no_point_but_its_clocks_are_off() {
+        let rules = |items| check_unbound(&sample(S4, items)).into_iter().map(|f| f.rule).collect::<Vec<_>>();
+        assert_eq!(rules(&[("gpio.perst", 1), ("clk.on", 0), ("ep.msi.enable", 1)]), Vec::<String>::new());
+        assert_eq!(rules(&[("phy.reset", 0)]), ["S4 phy.reset"]);
     }
 
     #[test]
