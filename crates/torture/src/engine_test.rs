@@ -42,6 +42,8 @@ pub(super) enum Fault {
     NoUnbind,
     /// The built-in driver waits for something at boot.
     Deferred,
+    /// The kernel has no fault injection.
+    NoInjection,
     /// The kernel has no types: its memory says nothing.
     Unreadable,
     /// Somebody always holds a lock after the baseline.
@@ -272,6 +274,11 @@ impl Machine for Fake {
             Op::WaitPath { .. } => {
                 Err(CallError::Failed(OpError { what: "wait".into(), errno: ETIMEDOUT, why: "no".into() }))
             }
+            Op::FailNth { .. } if self.fault == Fault::NoInjection => Err(CallError::Failed(OpError {
+                what: "open /proc/thread-self/fail-nth".into(),
+                errno: ENOENT,
+                why: "No such file or directory".into(),
+            })),
             Op::FailNth { .. } => {
                 let why =
                     OpError { what: "write bind".into(), errno: 12, why: "Cannot allocate memory".into() };

@@ -2,9 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::io::Read;
-use std::io::Seek;
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 
 use guest_agent::Injected;
 use guest_agent::Op;
@@ -21,6 +19,9 @@ const FAIL_NTH: &str = "proc/thread-self/fail-nth";
 /// failslab spares allocations that may wait, which is nearly all of a probe, unless told not to (mm/failslab.c).
 const IGNORE_WAIT: &str = "sys/kernel/debug/failslab/ignore-gfp-wait";
 
+/// Digits of the largest counter, and the line's end.
+const MAX_DIGITS: usize = 12;
+
 /// [`Op::FailNth`](guest_agent::Op::FailNth).
 pub fn fail_nth(agent: &mut Agent, nth: u32, op: &Op) -> Result<Value, OpError> {
     let what = "have an allocation fail";
@@ -29,27 +30,27 @@ pub fn fail_nth(agent: &mut Agent, nth: u32, op: &Op) -> Result<Value, OpError> 
     }
     std::fs::write(agent.root.path(IGNORE_WAIT), "N")
         .map_err(|e| failed(format!("write /{IGNORE_WAIT}"), &e))?;
-    let mut counter = File::options()
+    let counter = File::options()
         .read(true)
         .write(true)
         .open(agent.root.path(FAIL_NTH))
         .map_err(|e| failed(format!("open /{FAIL_NTH}"), &e))?;
-    set(&mut counter, nth).map_err(|e| failed(format!("write /{FAIL_NTH}"), &e))?;
+    set(&counter, nth).map_err(|e| failed(format!("write /{FAIL_NTH}"), &e))?;
     let result = perform(agent, op);
-    let left = left(&mut counter).map_err(|e| failed(format!("read /{FAIL_NTH}"), &e))?;
-    set(&mut counter, 0).map_err(|e| failed(format!("write /{FAIL_NTH}"), &e))?;
+    let left = left(&counter).map_err(|e| failed(format!("read /{FAIL_NTH}"), &e))?;
+    set(&counter, 0).map_err(|e| failed(format!("write /{FAIL_NTH}"), &e))?;
     Ok(Value::Injected(Injected { injected: left == 0, error: result.err() }))
 }
 
-fn set(counter: &mut File, n: u32) -> io::Result<()> {
-    counter.rewind()?;
-    counter.write_all(n.to_string().as_bytes())
+// The file cannot seek, and opening it anew would allocate: the counter would count that.
+fn set(counter: &File, n: u32) -> io::Result<()> {
+    counter.write_all_at(n.to_string().as_bytes(), 0)
 }
 
-fn left(counter: &mut File) -> io::Result<u32> {
-    counter.rewind()?;
-    let mut text = String::new();
-    counter.read_to_string(&mut text)?;
+fn left(counter: &File) -> io::Result<u32> {
+    let mut text = [0; MAX_DIGITS];
+    let n = counter.read_at(&mut text, 0)?;
+    let text = String::from_utf8_lossy(text.get(..n).unwrap_or_default()).into_owned();
     text.trim().parse().map_err(|_| io::Error::other(format!("{text:?} is no number")))
 }
 

@@ -82,6 +82,13 @@ fn a_failing_allocation_is_a_note_and_a_failing_operation_a_finding_unless_it_ma
 }
 
 #[test]
+fn a_kernel_that_cannot_inject_faults_is_a_finding_though_the_operation_may_fail() {
+    let mut m = fake(Fault::NoInjection);
+    let (found, _, complete) = run_plan(&mut m, 1, "[[step]]\nop = \"bind\"\nfail-nth = 3\n");
+    assert_eq!((found.len(), found[0].0, complete), (1, Class::OperationFailed, false));
+}
+
+#[test]
 fn a_race_that_was_not_run_is_a_finding_unless_it_may_be_missed() {
     let stall = "[[step]]\nop = \"stall\"\nread = \"MSI_INTR0_STATUS\"\nuntil = { write = \"SET\" }\n";
     let mut m = fake(Fault::None);

@@ -17,7 +17,7 @@ macro_rules! plans {
     };
 }
 
-plans!("smoke", "unbind", "rmmod", "storm", "races", "soak", "rescan", "isr-vs-remove", "failslab");
+plans!("smoke", "unbind", "rmmod", "storm", "races", "soak", "rescan", "failslab");
 
 /// The one of this name.
 pub fn find(name: &str) -> Option<Builtin> {
