@@ -666,6 +666,44 @@ fn the_distributions_own_kernel_unbinds_its_bridge_cleanly_or_says_that_it_canno
 }
 
 #[test]
+fn a_plan_says_what_its_lanes_and_stalls_did() {
+    let run = torture(&["--plan", "races", "--cycles", "3"]);
+    run.assert_verdict("clean", 0);
+    let report = run.report();
+    assert_eq!(report["plan"], "races");
+    let notes = report["cycles"][0]["notes"].to_string();
+    for told in ["up: insmod", "lane teardown: 1 done", "lane rescan: ", "stall: "] {
+        assert!(notes.contains(told), "{told}: {notes}");
+    }
+    assert!(run.out.path().join("plan.toml").is_file());
+}
+
+#[test]
+fn an_allocation_that_a_plan_has_fail_does_fail() {
+    let plan = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    let text = "schema = 1\nname = \"one\"\n[[step]]\nop = \"insmod\"\n[[step]]\nop = \"unbind\"\n[[step]]\nop = \"bind\"\nfail-nth = 2\n";
+    std::fs::write(plan.path(), text).unwrap();
+    let run = torture(&["--plan", plan.path().to_str().unwrap(), "--cycles", "1"]);
+    let notes = run.report()["cycles"][0]["notes"].to_string();
+    assert!(notes.contains("bind: allocation 2 failed"), "{notes}\n{}", run.all());
+    let console = std::fs::read_to_string(run.out.path().join("console.log")).unwrap();
+    assert!(console.contains("FAULT_INJECTION: forcing a failure"), "{console}");
+}
+
+#[test]
+fn a_mistake_in_a_plan_is_one_line_with_its_number() {
+    let plan = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    std::fs::write(plan.path(), "schema = 1\nname = \"x\"\n\n[[step]]\nop = \"unbnd\"\n").unwrap();
+    let path = plan.path().to_str().unwrap();
+    for args in [&["plan", "check", path][..], &["torture", "--plan", path][..]] {
+        let out = rcvm(args).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{text}");
+        assert!(text.contains("line 4: there is no op \"unbnd\"") && text.lines().count() == 1, "{text}");
+    }
+}
+
+#[test]
 fn the_kernels_own_endpoint_tests_pass() {
     let out = tempfile::tempdir().unwrap();
     let mut cmd = rcvm(&["selftest"]);
