@@ -19,6 +19,8 @@ use torture::report::Report;
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// The guest as an ELF core.
 pub const CORE: &str = "core.elf";
+/// The plan file of the run.
+pub const PLAN: &str = "plan.toml";
 /// The core while it is written.
 const CORE_PART: &str = ".core.elf.tmp";
 /// Least time between two writes of the report in the middle of a run: it grows with the cycles, and native cycles are
@@ -75,7 +77,7 @@ impl Artifacts {
 
     /// Keep the plan file of the run.
     pub fn plan(&self, text: &str) -> Result<()> {
-        let path = self.dir.join("plan.toml");
+        let path = self.dir.join(PLAN);
         std::fs::write(&path, text).with_context(|| full(&path))
     }
 

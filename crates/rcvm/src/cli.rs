@@ -69,6 +69,12 @@ pub enum Command {
         standard error), 2 the core cannot be read."
     )]
     Inspect(InspectArgs),
+    /// Run again what a report came from, and say how often it ends the same way
+    #[command(
+        after_help = "The same: the same verdict, and a finding in common if there was any. Exit code: 0 reproduced at least once, 1 \
+        never, 2 it could not be run. Each run is kept as replay-N in DIR."
+    )]
+    Replay(ReplayArgs),
     /// Show what a run found, or make its page anew
     #[command(
         args_conflicts_with_subcommands = true,
@@ -396,6 +402,16 @@ pub struct TortureArgs {
     /// Known residue is a failure too
     #[arg(long)]
     pub strict: bool,
+}
+
+/// Arguments of `rcvm replay`.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// Directory of a run of torture
+    pub dir: PathBuf,
+    /// How often
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "N")]
+    pub times: u32,
 }
 
 /// Arguments of `rcvm report`.

@@ -8,6 +8,7 @@ mod inspect;
 mod lspci;
 mod matrix;
 mod plan;
+mod replay;
 mod report;
 mod run;
 mod selftest;
@@ -51,6 +52,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Plan(c) => plan::run(&c),
         Command::Trace(args) => trace::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Registers => {
             print!("{}", rc_model::reference());

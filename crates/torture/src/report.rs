@@ -53,8 +53,14 @@ pub struct Setting {
     pub plan: String,
     /// Whether residue is a failure.
     pub strict: bool,
-    /// Command line that repeats the run.
+    /// Command line that repeats the run, for a human.
     pub command: String,
+    /// Its words.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Where it was started.
+    #[serde(default)]
+    pub directory: String,
 }
 
 /// Numbers of IRQ mappings over the whole run.

@@ -28,7 +28,8 @@ pub fn run(args: &ReportArgs) -> Result<u8> {
     Ok(report.exit_code)
 }
 
-fn read(dir: &Path) -> Result<Report> {
+/// The report of the run that wrote into `dir`.
+pub fn read(dir: &Path) -> Result<Report> {
     let path = dir.join("report.json");
     let text = std::fs::read(&path)
         .with_context(|| format!("cannot read {}: give the --out directory of a run", path.display()))?;

@@ -175,6 +175,8 @@ fn setting(args: &TortureArgs, plan: &Plan, place: Where, files: &Guest) -> Sett
         plan: plan.script.as_ref().map_or(String::new(), |s| s.name.clone()),
         strict: args.strict,
         command: format!("rcvm {}", words.join(" ")),
+        args: words,
+        directory: std::env::current_dir().map(|d| d.display().to_string()).unwrap_or_default(),
     }
 }
 
