@@ -691,6 +691,19 @@ fn an_allocation_that_a_plan_has_fail_does_fail() {
 }
 
 #[test]
+fn what_a_run_found_is_found_again_by_its_replay() {
+    let run = torture(&["--profile", "naive", "--cycles", "1", "--core", "never"]);
+    let out = rcvm(&["replay", "--times", "1"]).arg(run.out.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert_eq!(out.status.code(), Some(0), "{text}\n{}", run.all());
+    assert!(
+        text.contains("\nrun 1: reproduced — verdict: ") && text.contains("\nreproduced 1 of 1: "),
+        "{text}"
+    );
+    assert!(run.out.path().join("replay-1/report.json").is_file());
+}
+
+#[test]
 fn a_mistake_in_a_plan_is_one_line_with_its_number() {
     let plan = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
     std::fs::write(plan.path(), "schema = 1\nname = \"x\"\n\n[[step]]\nop = \"unbnd\"\n").unwrap();
