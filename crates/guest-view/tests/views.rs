@@ -6,7 +6,6 @@ use std::ops::Range;
 use guest_view::memory::MemoryError;
 use guest_view::Corruption;
 use guest_view::DeviceView;
-use guest_view::Kernel;
 use guest_view::Memory;
 use guest_view::ModuleView;
 use guest_view::PciView;
@@ -64,14 +63,14 @@ fn a_module_unloaded_since_has_no_name_once_the_guest_has_run() {
     let live = Live(RefCell::new(RamImage::new(RAM, with_module().0)));
     let k = kernel_on(&live, NEW);
     assert!(k.symbolize(at(0x8040)).is_some());
-    live.0.replace(RamImage::new(RAM, Ram::new().0));
+    live.0.replace(RamImage::new(RAM, Ram::empty().0));
     k.guest_has_run();
     assert_eq!(k.symbolize(at(0x8040)), None);
 }
 
 #[test]
 fn the_resource_tree_is_read_depth_first_and_a_loop_in_it_is_named() {
-    let mut ram = Ram::new();
+    let mut ram = Ram::empty();
     ram.word(0x1100 + 56, at(0x3000));
     ram.word(0x3000, 0x100).word(0x3008, 0x1ff).text(0x3010, 0x3800, "bridge");
     ram.word(0x3000 + 56, at(0x3100)).word(0x3000 + 48, at(0x3200));
@@ -111,7 +110,7 @@ fn a_bus_has_its_devices_with_drivers_and_a_driver_of_no_module_has_no_symbol() 
 
 #[test]
 fn pci_devices_have_their_msi_descriptors_from_either_store() {
-    let mut ram = Ram::new();
+    let mut ram = Ram::empty();
     // A root bus with a bridge below which there is a bus with an endpoint.
     ram.list(0x1200, &[0x5000]).list(0x5000 + 24, &[0x5100]).list(0x5000 + 40, &[0x5200]);
     ram.list(0x5100 + 24, &[]).list(0x5100 + 40, &[0x5300]).bytes(0x5100 + 64, &[1]).word(0x5110, at(0x5000));
@@ -146,7 +145,7 @@ fn pci_devices_have_their_msi_descriptors_from_either_store() {
 
 #[test]
 fn a_wild_pointer_among_pci_devices_leaves_the_others() {
-    let mut ram = Ram::new();
+    let mut ram = Ram::empty();
     ram.list(0x1200, &[0x5000]).list(0x5000 + 24, &[]).list(0x5000 + 40, &[0x5200, 0x5300]);
     // The first one's MSI data is freed memory.
     ram.word(0x5200 + 176 + 48, 0xdead_beef_0000_0000).half(0x5300 + 16, 8);
@@ -157,7 +156,7 @@ fn a_wild_pointer_among_pci_devices_leaves_the_others() {
 
 #[test]
 fn clocks_have_their_consumers_and_phys_and_resets_their_counts() {
-    let mut ram = Ram::new();
+    let mut ram = Ram::empty();
     ram.word(0x1400, at(0x6008)).text(0x6000, 0x6800, "oscillator").half(0x6000 + 32, 1);
     ram.word(0x6000 + 24, at(0x6108)).text(0x6100, 0x6810, "aux").half(0x6100 + 32, 2).half(0x6100 + 36, 3);
     ram.word(0x6100 + 40, at(0x6200)).text(0x6210, 0x6820, "1c00000.pcie").text(0x6218, 0x6830, "aux");
@@ -196,7 +195,7 @@ proptest! {
         heads in prop::collection::vec((0_usize..8, 0x200_u64..0x1000), 0..8),
         old in any::<bool>(),
     ) {
-        let mut ram = Ram::new();
+        let mut ram = Ram::empty();
         for (i, value) in words {
             ram.word(8 * i, value);
         }

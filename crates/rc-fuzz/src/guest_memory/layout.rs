@@ -323,7 +323,7 @@ pub struct Ram(pub Vec<u8>);
 
 impl Ram {
     /// Empty lists behind all symbols, and the page table.
-    pub fn new() -> Self {
+    pub fn empty() -> Self {
         let mut ram = Self(vec![0; RAM_BYTES]);
         ram.word(0, RAM | 1);
         for head in [0x1000, 0x1200, 0x1310, 0x1500, 0x1600, 0x1380, 0x13c0] {
@@ -382,7 +382,7 @@ pub fn kernel_on<M: Memory>(memory: M, more: &[Struct]) -> Kernel<M> {
 
 /// One module with a function at its base + 0x40, and memory of 0x1000 from 0x8000.
 pub fn with_module() -> Ram {
-    let mut ram = Ram::new();
+    let mut ram = Ram::empty();
     ram.list(0x1000, &[0x2008]).bytes(0x2018, b"pcie_qcom").half(0x2000 + 80, 3);
     ram.word(0x2000 + 104, at(0x8000)).half(0x2000 + 112, 0x1000);
     ram.word(0x2000 + 96, at(0x2100));
