@@ -272,7 +272,25 @@ fn a_core_taken_at_a_leak_opens_in_drgn_and_shows_the_mappings_that_the_report_h
         assert_eq!(row[4], actions, "virq {virq}");
     }
     inspected_is_what_drgn_says(run.out.path(), &(said + &drgn(open, "devices.py")));
+    types_of_a_vmlinux_show_the_same(run.out.path(), report["kernel_image"].as_str().expect("a path"));
     another_kernel_is_refused(run.out.path(), report["kernel_image"].as_str().expect("a path"));
+}
+
+/// The names of modules' parts are BTF's alone, so the view of modules is left out.
+fn types_of_a_vmlinux_show_the_same(dir: &Path, image: &str) {
+    let vmlinux = Path::new(image).with_file_name("vmlinux");
+    let (core, vmlinux) = (dir.to_str().expect("UTF-8"), vmlinux.to_str().expect("UTF-8"));
+    for view in ["irqs", "domains", "pci", "devices", "iomem", "clocks"] {
+        let out = plain(&["inspect", view, "--json", "--core", core, "--vmlinux", vmlinux]);
+        assert!(out.status.success(), "{view}: {}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(serde_json::from_slice::<Value>(&out.stdout).expect("JSON"), inspect(view, dir), "{view}");
+    }
+    let out = plain(&["inspect", "irqs", "--core", core, "--vmlinux", image]);
+    assert_refused(
+        out.status.code(),
+        &String::from_utf8_lossy(&out.stderr),
+        &["--vmlinux", "not an ELF file"],
+    );
 }
 
 /// The Image with other build IDs is not that of the core.

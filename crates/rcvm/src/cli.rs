@@ -576,6 +576,9 @@ pub struct InspectArgs {
     /// Image or Image.gz of the core's kernel; if it is not given, that of the report beside the core, else the one in the core
     #[arg(long, value_name = "IMAGE", conflicts_with = "run")]
     pub kernel: Option<PathBuf>,
+    /// The kernel's vmlinux with debug information, to take types from: for an Image without BTF
+    #[arg(long, value_name = "FILE", conflicts_with = "run")]
+    pub vmlinux: Option<PathBuf>,
     /// As JSON, with addresses; with --watch, a line of JSON for each change
     #[arg(long)]
     pub json: bool,

@@ -10,9 +10,11 @@ use std::time::Duration;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
+use guest_view::dwarf;
 use guest_view::Core;
 use guest_view::Kernel;
 use guest_view::Source;
+use guest_view::Types;
 use guest_view::VmcoreInfo;
 use torture::render::visible;
 
@@ -29,7 +31,7 @@ const WATCH_EVERY: Duration = Duration::from_millis(250);
 pub fn run(args: &InspectArgs) -> Result<u8> {
     let ask = Ask { view: args.view, json: args.json && !args.watch };
     let shown = match (&args.core, &args.run) {
-        (Some(core), _) => of_core(core, args.kernel.as_deref(), ask)?,
+        (Some(core), _) => of_core(core, args, ask)?,
         (None, Some(dir)) if args.watch => return watch(dir, ask, args.json),
         (None, Some(dir)) => control::ask(dir, ask)?,
         (None, None) => bail!("give --core or --run"),
@@ -79,26 +81,40 @@ fn watch(dir: &Path, ask: Ask, json: bool) -> Result<u8> {
     }
 }
 
-fn of_core(file: &Path, kernel: Option<&Path>, ask: Ask) -> Result<Shown> {
+fn of_core(file: &Path, args: &InspectArgs, ask: Ask) -> Result<Shown> {
     let core = if file.is_dir() { file.join("core.elf") } else { file.to_owned() };
-    let k = open(&core, kernel).with_context(|| core.display().to_string())?;
+    let k = open(&core, args).with_context(|| core.display().to_string())?;
     Shown::read(&k, ask)
 }
 
-fn open(core: &Path, kernel: Option<&Path>) -> Result<Kernel<Core<BufReader<File>>>> {
-    let file = kernel.map(Path::to_owned).or_else(|| reported_image(core));
+fn open(core: &Path, args: &InspectArgs) -> Result<Kernel<Core<BufReader<File>>>> {
+    let file = args.kernel.clone().or_else(|| reported_image(core));
     let image = file.as_ref().map(|file| vmm::loader::read_kernel(file)).transpose()?;
     let core = Core::open(BufReader::new(File::open(core)?))?;
     let vmcoreinfo = match &core.vmcoreinfo {
         Some(text) => Some(VmcoreInfo::parse(text)),
         None => VmcoreInfo::scan(&core),
     };
+    let types = args.vmlinux.as_ref().map(|file| types(file, vmcoreinfo.as_ref())).transpose()?;
     let image = image.as_ref().map(|i| i.bytes.as_slice());
-    let source = Source { image, vmcoreinfo, ..Source::default() };
+    let source = Source { image, vmcoreinfo, types, ..Source::default() };
     Kernel::open(core, source).with_context(|| match &file {
         Some(file) => file.display().to_string(),
         None => "without --kernel".to_owned(),
     })
+}
+
+/// Types of the kernel whose build ID `info` has.
+fn types(vmlinux: &Path, info: Option<&VmcoreInfo>) -> Result<Types> {
+    let named = || format!("--vmlinux {}", vmlinux.display());
+    let bytes = std::fs::read(vmlinux).with_context(named)?;
+    let ids = (info.and_then(VmcoreInfo::build_id), dwarf::build_id(&bytes));
+    if let (Some(core), Some(file)) = &ids {
+        if core != file {
+            bail!("{}: it has build ID {file}, the kernel of the core {core}", named());
+        }
+    }
+    dwarf::types(&bytes).with_context(named)
 }
 
 /// The Image that the report beside the core names, if it is still there.
