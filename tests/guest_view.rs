@@ -71,38 +71,81 @@ fn the_types_of_an_image_have_the_irq_structures() {
     }
 }
 
+/// Members that the views of devices, modules and supplies cannot do without.
+const MEMBERS: &[(&str, &[&str])] = &[
+    ("module", &["state", "list", "name", "refcnt.counter", "taints", "kallsyms"]),
+    ("mod_kallsyms", &["symtab", "num_symtab", "strtab"]),
+    ("resource", &["start", "end", "name", "flags", "sibling", "child"]),
+    ("kset", &["list"]),
+    ("subsys_private", &["subsys.kobj.name", "subsys.kobj.entry", "klist_devices.k_list"]),
+    ("device_private", &["knode_bus.n_node", "knode_class.n_node", "deferred_probe", "device"]),
+    ("device", &["kobj.name", "driver"]),
+    ("device_driver", &["name"]),
+    ("pci_bus", &["node", "parent", "children", "devices", "ops", "number", "bridge", "dev"]),
+    (
+        "pci_dev",
+        &["bus_list", "enable_cnt.counter", "is_busmaster", "msix_enabled", "resource", "dev.msi.data"],
+    ),
+    ("msi_desc", &["irq", "nvec_used", "msi_index", "msg.address_lo", "msg.data", "pci.msi_attrib.is_msix"]),
+    ("clk_core", &["name", "child_node", "children", "enable_count", "prepare_count", "clks"]),
+    ("clk", &["clks_node", "dev_id", "con_id"]),
+    ("regulator_dev", &["dev", "desc", "constraints", "use_count", "open_count", "consumer_list"]),
+    ("regulator", &["list", "dev", "enable_count", "supply_name"]),
+    ("reset_controller_dev", &["list", "reset_control_head", "dev", "of_node"]),
+    ("reset_control", &["list", "id", "refcnt.refcount.refs.counter", "shared", "deassert_count.counter"]),
+    ("phy", &["dev", "init_count", "power_count"]),
+];
+
+/// Members that the view of IRQs reads.
+const IRQ_MEMBERS: &[(&str, &[&str])] = &[
+    (
+        "irq_domain",
+        &[
+            "link",
+            "name",
+            "ops",
+            "flags",
+            "mapcount",
+            "bus_token",
+            "parent",
+            "dev",
+            "revmap_size",
+            "revmap_tree",
+            "revmap",
+        ],
+    ),
+    (
+        "irq_desc",
+        &[
+            "irq_data",
+            "handle_irq",
+            "action",
+            "status_use_accessors",
+            "depth",
+            "threads_active",
+            "affinity_hint",
+            "irq_common_data.msi_desc",
+            "owner",
+            "lock",
+        ],
+    ),
+    ("irq_data", &["hwirq", "chip", "domain", "parent_data"]),
+    ("irq_chip", &["name"]),
+    ("irqaction", &["handler", "dev_id", "next", "thread", "name"]),
+    ("mutex", &["owner"]),
+    ("xarray", &["xa_head"]),
+    ("xa_node", &["shift", "slots"]),
+    ("maple_tree", &["ma_root"]),
+    ("maple_range_64", &["pivot", "slot"]),
+    ("maple_arange_64", &["pivot", "slot"]),
+    ("module_memory", &["base", "size"]),
+    ("msi_device_data", &["__domains", "__store"]),
+    ("msi_dev_domain", &["store"]),
+];
+
 /// Members that the views cannot do without, on every kernel that was built.
 #[test]
 fn the_types_of_an_image_have_what_the_views_read() {
-    const MEMBERS: &[(&str, &[&str])] = &[
-        ("module", &["state", "list", "name", "refcnt.counter", "taints", "kallsyms"]),
-        ("mod_kallsyms", &["symtab", "num_symtab", "strtab"]),
-        ("resource", &["start", "end", "name", "flags", "sibling", "child"]),
-        ("kset", &["list"]),
-        ("subsys_private", &["subsys.kobj.name", "subsys.kobj.entry", "klist_devices.k_list"]),
-        ("device_private", &["knode_bus.n_node", "knode_class.n_node", "deferred_probe", "device"]),
-        ("device", &["kobj.name", "driver"]),
-        ("device_driver", &["name"]),
-        ("pci_bus", &["node", "parent", "children", "devices", "ops", "number", "bridge", "dev"]),
-        (
-            "pci_dev",
-            &["bus_list", "enable_cnt.counter", "is_busmaster", "msix_enabled", "resource", "dev.msi.data"],
-        ),
-        (
-            "msi_desc",
-            &["irq", "nvec_used", "msi_index", "msg.address_lo", "msg.data", "pci.msi_attrib.is_msix"],
-        ),
-        ("clk_core", &["name", "child_node", "children", "enable_count", "prepare_count", "clks"]),
-        ("clk", &["clks_node", "dev_id", "con_id"]),
-        ("regulator_dev", &["dev", "desc", "constraints", "use_count", "open_count", "consumer_list"]),
-        ("regulator", &["list", "dev", "enable_count", "supply_name"]),
-        ("reset_controller_dev", &["list", "reset_control_head", "dev", "of_node"]),
-        (
-            "reset_control",
-            &["list", "id", "refcnt.refcount.refs.counter", "shared", "deassert_count.counter"],
-        ),
-        ("phy", &["dev", "init_count", "power_count"]),
-    ];
     for dir in kernels() {
         let btf = Btf::from_image(&std::fs::read(dir.join("Image")).expect("Image")).expect("BTF");
         let types = guest_view::Types::Btf(Box::new(btf));
@@ -119,5 +162,30 @@ fn the_types_of_an_image_have_what_the_views_read() {
             let has = either.map(|(of, path)| types.offset(of, path).is_some());
             assert!(has[0] != has[1], "{release}: {either:?}");
         }
+    }
+}
+
+/// The debug information of a kernel and its BTF were made of the same types.
+#[test]
+fn dwarf_of_a_vmlinux_lays_the_structures_out_as_btf_does() {
+    let with_vmlinux: Vec<_> = kernels().into_iter().filter(|d| d.join("vmlinux").exists()).collect();
+    assert!(!with_vmlinux.is_empty(), "no vmlinux beside an Image: rcvm image build");
+    for dir in with_vmlinux {
+        let btf = Btf::from_image(&std::fs::read(dir.join("Image")).expect("Image")).expect("BTF");
+        let btf = guest_view::Types::Btf(Box::new(btf));
+        let vmlinux = std::fs::read(dir.join("vmlinux")).expect("vmlinux");
+        let dwarf = guest_view::dwarf::types(&vmlinux).expect("DWARF");
+        let laid_out = |types: &guest_view::Types, of: &str, path: &str| {
+            types.offset(of, path).map(|m| (m.offset, m.size, m.count, m.stride, m.bits))
+        };
+        let mut compared = 0;
+        for (of, paths) in MEMBERS.iter().chain(IRQ_MEMBERS) {
+            assert_eq!(btf.size(of), dwarf.size(of), "{of}");
+            for path in *paths {
+                assert_eq!(laid_out(&btf, of, path), laid_out(&dwarf, of, path), "{of}.{path}");
+                compared += usize::from(btf.offset(of, path).is_some());
+            }
+        }
+        assert!(compared > 120, "{compared} members");
     }
 }

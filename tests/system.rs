@@ -3,7 +3,13 @@
 //! On a machine without an arm64 KVM each test that boots a guest starts an emulated outer machine. Nothing here is
 //! skipped: where a guest cannot run, `rcvm` says what is missing and the test fails with that line.
 
+use std::collections::BTreeSet;
+use std::io::BufRead;
+use std::io::BufReader;
 use std::io::Read;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Child;
@@ -266,7 +272,25 @@ fn a_core_taken_at_a_leak_opens_in_drgn_and_shows_the_mappings_that_the_report_h
         assert_eq!(row[4], actions, "virq {virq}");
     }
     inspected_is_what_drgn_says(run.out.path(), &(said + &drgn(open, "devices.py")));
+    types_of_a_vmlinux_show_the_same(run.out.path(), report["kernel_image"].as_str().expect("a path"));
     another_kernel_is_refused(run.out.path(), report["kernel_image"].as_str().expect("a path"));
+}
+
+/// The names of modules' parts are BTF's alone, so the view of modules is left out.
+fn types_of_a_vmlinux_show_the_same(dir: &Path, image: &str) {
+    let vmlinux = Path::new(image).with_file_name("vmlinux");
+    let (core, vmlinux) = (dir.to_str().expect("UTF-8"), vmlinux.to_str().expect("UTF-8"));
+    for view in ["irqs", "domains", "pci", "devices", "iomem", "clocks"] {
+        let out = plain(&["inspect", view, "--json", "--core", core, "--vmlinux", vmlinux]);
+        assert!(out.status.success(), "{view}: {}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(serde_json::from_slice::<Value>(&out.stdout).expect("JSON"), inspect(view, dir), "{view}");
+    }
+    let out = plain(&["inspect", "irqs", "--core", core, "--vmlinux", image]);
+    assert_refused(
+        out.status.code(),
+        &String::from_utf8_lossy(&out.stderr),
+        &["--vmlinux", "not an ELF file"],
+    );
 }
 
 /// The Image with other build IDs is not that of the core.
@@ -762,6 +786,59 @@ fn an_interrupted_run_says_so_and_keeps_its_report() {
     assert!(run.verdict_line().starts_with("verdict: inconclusive"), "{}", run.all());
     assert_eq!(run.report()["state"], "interrupted");
     assert_eq!(run.report()["findings"], Value::Array(vec![]), "{}", run.all());
+}
+
+#[test]
+fn a_guest_that_runs_shows_its_interrupts_and_the_run_goes_on() {
+    let out = tempfile::tempdir().unwrap();
+    let mut cmd = rcvm(&["torture", "--cycles", "1000"]);
+    let run = cmd.arg("--out").arg(out.path()).process_group(0).spawn().unwrap();
+    let done = |dir: &Path| report_in(dir)?["cycles_completed"].as_u64().filter(|&n| n >= 1);
+    wait_until("a cycle is done", RUN_LIMIT, || done(out.path()));
+    let dir = out.path().to_str().unwrap();
+    let socket = out.path().join("control.sock");
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let shown = |args: &[&str]| {
+        let asked = rcvm(&["inspect"]).args(args).args(["--run", dir]).output().expect("start rcvm");
+        assert!(asked.status.success(), "{args:?}: {}", String::from_utf8_lossy(&asked.stderr));
+        String::from_utf8(asked.stdout).unwrap()
+    };
+    let irqs: Value = serde_json::from_str(&shown(&["irqs", "--json"])).expect("JSON");
+    assert!(!irqs["descs"].as_array().unwrap().is_empty(), "{irqs}");
+    assert!(shown(&["domains"]).contains("interrupt-controller@8000000"), "the GIC has a domain");
+
+    // What is no question is answered, and whoever says nothing is left.
+    let mut stranger = UnixStream::connect(&socket).unwrap();
+    stranger.write_all(b"{\"view\": 7}").unwrap();
+    let mut answer = String::new();
+    stranger.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("not a question"), "{answer}");
+    let _silent = UnixStream::connect(&socket).unwrap();
+
+    // Every cycle maps and releases the endpoint's interrupts.
+    let mut watch = rcvm(&["inspect", "irqs", "--watch", "--json", "--run", dir]).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut wanted = BTreeSet::from(["appeared", "disappeared"]);
+    while !wanted.is_empty() {
+        let line = lines.next().expect("more changes").unwrap();
+        let change: Value = serde_json::from_str(&line).expect("a line of JSON");
+        assert!(change["row"]["VIRQ"].is_string(), "{line}");
+        wanted.remove(change["change"].as_str().unwrap());
+    }
+
+    let group = rustix::process::Pid::from_child(&run);
+    rustix::process::kill_process_group(group, rustix::process::Signal::INT).unwrap();
+    let run = finish(run, out);
+    assert_eq!(run.code, 4, "{}", run.all());
+    assert_eq!(run.report()["findings"], Value::Array(vec![]), "{}", run.all());
+    while lines.next().is_some() {}
+    assert_eq!(watch.wait().unwrap().code(), Some(0), "the watch ends with the run");
+    assert!(!socket.exists());
+    let late = plain(&["inspect", "irqs", "--run", run.out.path().to_str().unwrap()]);
+    let stderr = String::from_utf8_lossy(&late.stderr);
+    assert_refused(late.status.code(), &stderr, &["no run goes on there"]);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
 fn children_of(pid: u32) -> Vec<u32> {

@@ -1,9 +1,9 @@
 //! A guest Linux kernel's own structures, read from its memory with no help from the guest.
 //!
-//! *Modelled*: arm64 kernels with kallsyms, KASLR or not; types from BTF or from a JSON of offsets; IRQ domains and
+//! *Modelled*: arm64 kernels with kallsyms, KASLR or not; types from BTF, from a `vmlinux`'s DWARF or from a JSON of offsets; IRQ domains and
 //! descriptors, modules, PCI, devices of a bus, memory resources, use counts of clocks, regulators, resets and PHYs.
 //!
-//! *Not modelled*: other architectures, 32-bit guests, physical addresses of 2^48 and above, types from DWARF.
+//! *Not modelled*: other architectures, 32-bit guests, physical addresses of 2^48 and above.
 //!
 //! Everything read is hostile: each walk has a budget, detects cycles, and hands back what it found so far.
 //! The caller sees to it that the guest stands still meanwhile (paused vCPUs, or a core).
@@ -14,6 +14,7 @@
 
 pub mod btf;
 pub mod devices;
+pub mod dwarf;
 pub mod irq;
 pub mod kallsyms;
 pub mod kernel;

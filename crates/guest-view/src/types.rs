@@ -1,4 +1,4 @@
-//! Where a kernel's structures have their members: from its BTF, or from a JSON of offsets.
+//! Where a kernel's structures have their members: from its BTF, its DWARF, or a JSON of offsets.
 //!
 //! A member's presence decides what a kernel has, never its version.
 //!

@@ -161,6 +161,7 @@ proptest! {
         bytes[at..at + what.len()].copy_from_slice(what);
         prop_assert!(Symbols::from_image(&bytes).is_err());
         let _ = Btf::parse(&bytes);
+        prop_assert!(guest_view::dwarf::types(&bytes).is_err());
         let _ = Core::open(std::io::Cursor::new(&bytes));
     }
 }

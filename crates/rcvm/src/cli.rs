@@ -7,6 +7,8 @@ use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
+use serde::Deserialize;
+use serde::Serialize;
 use torture::defect::DEFECTS;
 use torture::plan::IrqViews;
 use torture::Defect;
@@ -346,6 +348,9 @@ pub struct RunArgs {
     /// Interactive shell on the guest's console (uses the distribution's busybox)
     #[arg(long)]
     pub shell: bool,
+    /// Directory for the socket that `rcvm inspect --run` asks
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 /// Arguments of `rcvm lspci`.
@@ -553,7 +558,8 @@ pub struct TraceArgs {
 }
 
 /// What to show of a guest kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum View {
     /// Interrupt descriptors, their domains and handlers
     Irqs,
@@ -578,14 +584,23 @@ pub struct InspectArgs {
     #[arg(value_enum)]
     pub view: View,
     /// An arm64 core (vmcore): core.elf of `rcvm torture`, or the directory that has it
-    #[arg(long, value_name = "FILE")]
-    pub core: PathBuf,
+    #[arg(long, value_name = "FILE", conflicts_with = "run", required_unless_present = "run")]
+    pub core: Option<PathBuf>,
+    /// A guest that runs: the directory that its `rcvm torture` or `rcvm run` has as --out
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
     /// Image or Image.gz of the core's kernel; if it is not given, that of the report beside the core, else the one in the core
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", conflicts_with = "run")]
     pub kernel: Option<PathBuf>,
-    /// As JSON, with addresses
+    /// The kernel's vmlinux with debug information, to take types from: for an Image without BTF
+    #[arg(long, value_name = "FILE", conflicts_with = "run")]
+    pub vmlinux: Option<PathBuf>,
+    /// As JSON, with addresses; with --watch, a line of JSON for each change
     #[arg(long)]
     pub json: bool,
+    /// Then each row that appears or disappears, until the run ends or Ctrl-C
+    #[arg(long, requires = "run", conflicts_with = "core")]
+    pub watch: bool,
 }
 
 /// Which accesses of a trace.

@@ -13,6 +13,8 @@ use std::process::Stdio;
 use std::sync::mpsc::channel;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -49,15 +51,32 @@ const SERVERS_SOCKET: &str = "servers.sock";
 /// Name of the outer machine's initramfs in the worker's directory.
 const OUTER_INITRAMFS: &str = "outer.cpio";
 
+/// Kind and payload.
+type Frame = (Kind, Vec<u8>);
+
 /// A running worker.
 pub struct Worker {
     child: Child,
-    frames: Receiver<(Kind, Vec<u8>)>,
-    to_worker: Option<UnixStream>,
+    frames: Receiver<Frame>,
+    to_worker: ToWorker,
+    /// Answers about the guest's memory, until somebody takes them.
+    views: Option<Receiver<Vec<u8>>>,
     /// From the start to the worker's first word, ms.
     pub start_ms: u64,
     /// Keeps socket, initramfs and outer console until the worker is gone.
     dir: tempfile::TempDir,
+}
+
+/// The way to the worker, for the threads that have something to say: each frame is written whole.
+#[derive(Clone)]
+pub struct ToWorker(Arc<Mutex<UnixStream>>);
+
+impl ToWorker {
+    /// Send one frame.
+    pub fn frame(&self, kind: Kind, payload: &[u8]) -> std::io::Result<()> {
+        let mut stream = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        stream::write_frame(&mut *stream, kind, payload)
+    }
 }
 
 /// What the front-end gets while it waits.
@@ -150,8 +169,9 @@ pub fn start(place: Where, job: &Job, outer: &images::Image) -> Result<Worker> {
         }
     };
     let reader = stream.try_clone().context("clone the stream")?;
-    let mut w =
-        Worker { child, frames: read_in_background(reader), to_worker: Some(stream), start_ms: 0, dir };
+    let (frames, views) = read_in_background(reader);
+    let to_worker = ToWorker(Arc::new(Mutex::new(stream)));
+    let mut w = Worker { child, frames, to_worker, views: Some(views), start_ms: 0, dir };
     w.await_ready(begun)?;
     // It is in the machine's memory now; if this process is killed, less is left behind.
     let _ = std::fs::remove_file(w.dir.path().join(OUTER_INITRAMFS));
@@ -301,16 +321,21 @@ fn accept(listener: &UnixListener, child: &mut Child, deadline: Instant) -> Resu
     }
 }
 
-fn read_in_background(mut stream: UnixStream) -> Receiver<(Kind, Vec<u8>)> {
-    let (tx, rx) = channel();
+/// Frames as they come; answers about the guest's memory apart from the others, for whoever asked.
+fn read_in_background(mut stream: UnixStream) -> (Receiver<Frame>, Receiver<Vec<u8>>) {
+    let (tx, frames) = channel();
+    let (answers, views) = channel();
     std::thread::spawn(move || {
-        while let Ok(Some(frame)) = stream::read_frame(&mut stream as &mut dyn Read) {
-            if tx.send(frame).is_err() {
+        while let Ok(Some((kind, payload))) = stream::read_frame(&mut stream as &mut dyn Read) {
+            if kind == Kind::View {
+                // Nobody waits for it any more if this fails.
+                let _ = answers.send(payload);
+            } else if tx.send((kind, payload)).is_err() {
                 return;
             }
         }
     });
-    rx
+    (frames, views)
 }
 
 /// What the worker (or the outer machine's console) said last, for an error message.
@@ -364,9 +389,14 @@ impl Worker {
         }
     }
 
-    /// Terminal input for the guest.
-    pub fn input(&mut self) -> Option<UnixStream> {
-        self.to_worker.as_ref().and_then(|s| s.try_clone().ok())
+    /// The way to it.
+    pub fn sender(&self) -> ToWorker {
+        self.to_worker.clone()
+    }
+
+    /// Its answers to frames of [`Kind::Ask`], for one who asks.
+    pub fn views(&mut self) -> Option<Receiver<Vec<u8>>> {
+        self.views.take()
     }
 
     /// The last words of the worker's own log.
@@ -376,7 +406,6 @@ impl Worker {
 
     /// End the worker, whatever it does.
     pub fn stop(mut self) {
-        drop(self.to_worker.take());
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

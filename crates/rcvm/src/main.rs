@@ -4,6 +4,7 @@
 mod artifacts;
 mod cli;
 mod commands;
+mod control;
 mod front;
 mod job;
 mod outer;
@@ -14,6 +15,7 @@ mod sight;
 mod stalls;
 mod symbols;
 mod topology;
+mod view;
 mod worker;
 
 use std::process::ExitCode;

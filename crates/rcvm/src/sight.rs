@@ -17,10 +17,15 @@ use torture::LookError;
 use vmm::memory::Ram;
 use vmm::Vm;
 
+use crate::view::Ask;
+use crate::view::Shown;
+
 /// Longest wait for the vCPUs to stand still.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How often a look is taken again because somebody holds a lock, and how long the guest runs in between.
 const TRIES: u32 = 50;
+/// The same for a view that somebody asks for: it is shown all the same, with the lock's name.
+const SHOW_TRIES: u32 = 5;
 const BETWEEN: Duration = Duration::from_millis(5);
 
 struct GuestRam(Ram);
@@ -58,6 +63,22 @@ impl Sight {
         })?;
         let reader = IrqReader::new(&kernel).map_err(|e| unreadable(&e))?;
         Ok(Sight { kernel, reader, longest_us: 0 })
+    }
+
+    /// A view as somebody asks for it while the guest runs; as for a look, what is in the middle of a change is read again.
+    pub fn show(&self, vm: &Vm, ask: Ask) -> Result<Shown, String> {
+        for last in (0..SHOW_TRIES).rev() {
+            let seen = vm.paused(PAUSE, || {
+                self.kernel.guest_has_run();
+                Shown::read(&self.kernel, ask)
+            });
+            let shown = seen.ok_or("a vCPU did not stand still")?.map_err(|e| format!("{e:#}"))?;
+            if shown.held.is_empty() || last == 0 {
+                return Ok(shown);
+            }
+            std::thread::sleep(BETWEEN);
+        }
+        Err("nothing was read".into())
     }
 
     /// Read everything while the vCPUs stand still and no lock of it is held.

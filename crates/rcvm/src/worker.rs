@@ -107,6 +107,10 @@ mod guest {
     use crate::sight::Sight;
     use crate::stalls::Stalls;
     use crate::topology::CardKind;
+    use crate::view::Answer;
+    use crate::view::Ask;
+    use crate::view::Question;
+    use crate::view::Shown;
 
     /// Kernel command line of every guest. A WARN is shown on the console; an oops ends the guest: its state after that
     /// proves nothing.
@@ -127,16 +131,18 @@ mod guest {
     const CORE_TIME: Duration = Duration::from_secs(15);
     /// Longest time for the core of a guest that does nothing any more.
     const LAST_CORE_TIME: Duration = Duration::from_secs(120);
+    /// How often the front-end is listened to while the guest is waited for.
+    const TOLD_EVERY: Duration = Duration::from_millis(20);
     /// Trace records kept between two cycles.
     const TRACE_ENTRIES: usize = 65_536;
 
     pub fn execute(job: &Job, from: File, out: &mut Out, servers: Option<&OpenServers>) -> Result<()> {
         match &job.task {
-            Task::Torture(plan) => boot(job, out, servers)?.torture(plan),
-            Task::Show(plan) => boot(job, out, servers)?.show(plan),
-            Task::Tool(tool) => boot(job, out, servers)?.tool(tool),
+            Task::Torture(plan) => boot(job, out, servers)?.told_by(from).torture(plan),
+            Task::Show(plan) => boot(job, out, servers)?.told_by(from).show(plan),
+            Task::Tool(tool) => boot(job, out, servers)?.told_by(from).tool(tool),
             Task::Bench(b) => bench::run(job, b, out),
-            Task::Shell => boot(job, out, servers)?.shell(from),
+            Task::Shell => boot(job, out, servers)?.told_by(from).shell(),
         }
     }
 
@@ -178,6 +184,8 @@ mod guest {
     struct Link<'a> {
         vm: Vm,
         rx: Receiver<VmEvent>,
+        /// What the front-end sends; nothing to a guest of a comparison.
+        told: Option<Receiver<(stream::Kind, Vec<u8>)>>,
         out: &'a mut Out,
         started: Instant,
         next_id: u64,
@@ -214,6 +222,7 @@ mod guest {
             Link {
                 vm,
                 rx,
+                told: None,
                 out,
                 started,
                 next_id: 1,
@@ -234,6 +243,20 @@ mod guest {
                 stalls,
                 deaf: false,
             }
+        }
+
+        /// The same, which does what the front-end sends meanwhile.
+        fn told_by(mut self, mut from: File) -> Self {
+            let (tx, told) = channel();
+            std::thread::spawn(move || {
+                while let Ok(Some(frame)) = stream::read_frame(&mut from) {
+                    if tx.send(frame).is_err() {
+                        return;
+                    }
+                }
+            });
+            self.told = Some(told);
+            self
         }
 
         fn torture(mut self, plan: &Plan) -> Result<()> {
@@ -356,22 +379,42 @@ mod guest {
             Ok(())
         }
 
-        fn shell(mut self, mut from: File) -> Result<()> {
-            let (tx, input) = channel();
-            std::thread::spawn(move || {
-                while let Ok(Some((stream::Kind::Input, bytes))) = stream::read_frame(&mut from) {
-                    if tx.send(bytes).is_err() {
-                        return;
-                    }
-                }
-            });
+        fn shell(mut self) -> Result<()> {
             while self.ended.is_none() && !self.deaf {
-                for bytes in input.try_iter() {
-                    self.vm.console_write(&bytes);
-                }
-                self.pump(Instant::now() + Duration::from_millis(20));
+                self.pump(Instant::now() + TOLD_EVERY);
             }
             Ok(())
+        }
+
+        /// Do what the front-end has sent: terminal input for the guest, and questions about its memory.
+        fn listen(&mut self) {
+            let Some(told) = self.told.take() else { return };
+            for (kind, bytes) in told.try_iter() {
+                match kind {
+                    stream::Kind::Input => self.vm.console_write(&bytes),
+                    stream::Kind::Ask => {
+                        // The front-end sends none that does not parse.
+                        let Ok(q) = serde_json::from_slice::<Question>(&bytes) else { continue };
+                        let answer = Answer { id: q.id, shown: self.view(q.ask) }.encode();
+                        self.deaf |= self.out.frame(stream::Kind::View, &answer).is_err();
+                    }
+                    _ => {}
+                }
+            }
+            self.told = Some(told);
+        }
+
+        /// What somebody asks to see of the guest's memory. A kernel that is not up yet is looked for again at the next time.
+        fn view(&mut self, ask: Ask) -> Result<Shown, String> {
+            if self.sight.is_none() {
+                let sight = Sight::of(&self.vm, &self.image).map_err(|e| e.to_string())?;
+                self.sight = Some(Ok(sight));
+            }
+            match &self.sight {
+                Some(Ok(sight)) => sight.show(&self.vm, ask),
+                Some(Err(e)) => Err(e.to_string()),
+                None => Err("no kernel is known".into()),
+            }
         }
 
         fn hello(&mut self, plan: &Plan) -> Result<Hello, CallError> {
@@ -500,9 +543,10 @@ mod guest {
             })
         }
 
-        /// Take in events until `deadline` or until one has come.
+        /// Take in events until one has come, `deadline`, or it is time to listen to the front-end again.
         fn pump(&mut self, deadline: Instant) {
-            let wait = deadline.saturating_duration_since(Instant::now());
+            self.listen();
+            let wait = deadline.saturating_duration_since(Instant::now()).min(TOLD_EVERY);
             match self.rx.recv_timeout(wait) {
                 Ok(e) => self.event(e),
                 Err(RecvTimeoutError::Timeout) => {}

@@ -24,11 +24,15 @@ pub enum Kind {
     Input = 4,
     /// A piece of an ELF core, to be appended to core.elf; a message tells when it is whole.
     Core = 5,
+    /// What is asked of the guest's memory, front-end to worker.
+    Ask = 6,
+    /// The answer to that.
+    View = 7,
 }
 
 impl Kind {
     fn from_byte(b: u8) -> Option<Kind> {
-        [Kind::Message, Kind::Console, Kind::Trace, Kind::Input, Kind::Core]
+        [Kind::Message, Kind::Console, Kind::Trace, Kind::Input, Kind::Core, Kind::Ask, Kind::View]
             .into_iter()
             .find(|k| *k as u8 == b)
     }

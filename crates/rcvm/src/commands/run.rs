@@ -11,7 +11,6 @@ use anyhow::Context;
 use anyhow::Result;
 use images::Extra;
 use rustix::termios;
-use torture::stream;
 use torture::stream::Kind;
 use torture::Plan;
 use torture::Target;
@@ -21,6 +20,7 @@ use super::no_agent;
 use super::place;
 use super::Guest;
 use crate::cli::RunArgs;
+use crate::control::Control;
 use crate::front;
 use crate::front::Got;
 use crate::front::Worker;
@@ -43,6 +43,9 @@ pub fn run(args: &RunArgs) -> Result<u8> {
         op_timeout_ms: g.op_timeout * 1000,
         ..Plan::default()
     };
+    if let Some(dir) = &args.out {
+        std::fs::create_dir_all(dir).with_context(|| format!("--out {}: cannot create it", dir.display()))?;
+    }
     if args.shell {
         files.initramfs = images::initramfs_with(&files.image, &[Extra::Shell, Extra::Lspci], &mut |line| {
             eprintln!("{line}")
@@ -61,11 +64,12 @@ pub fn run(args: &RunArgs) -> Result<u8> {
     };
     eprintln!("{} guest: {} with {}", place.name(), files.kernel.display(), files.initramfs.display());
     let mut worker = front::start(place, &job, &files.image)?;
+    let control = args.out.as_ref().and_then(|dir| Control::open(dir, &mut worker));
     let raw = if args.shell { RawTerminal::enter(&mut worker) } else { None };
     // A guest that never says anything must not keep us: the worker's own timeouts end it; this is the fallback.
     let silence = Duration::from_secs(g.boot_timeout + g.op_timeout + 30);
     let code = follow(&mut worker, &files, if args.shell { None } else { Some(silence) });
-    drop(raw);
+    drop((raw, control));
     worker.stop();
     code
 }
@@ -113,11 +117,11 @@ struct RawTerminal(termios::Termios);
 
 impl RawTerminal {
     fn enter(worker: &mut Worker) -> Option<RawTerminal> {
-        let mut to = worker.input()?;
+        let to = worker.sender();
         std::thread::spawn(move || {
             let mut buf = [0; 256];
             while let Ok(n @ 1..) = std::io::stdin().read(&mut buf) {
-                if stream::write_frame(&mut to, Kind::Input, &buf[..n]).is_err() {
+                if to.frame(Kind::Input, &buf[..n]).is_err() {
                     return;
                 }
             }

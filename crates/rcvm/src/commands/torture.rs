@@ -34,6 +34,7 @@ use crate::cli::During;
 use crate::cli::Gating;
 use crate::cli::SlotArg;
 use crate::cli::TortureArgs;
+use crate::control::Control;
 use crate::front;
 use crate::front::Got;
 use crate::front::Where;
@@ -96,7 +97,9 @@ pub fn run(args: &TortureArgs) -> Result<u8> {
     if place == Where::Nested {
         run.report.measured.insert("outer_boot_ms".into(), worker.start_ms);
     }
+    let control = Control::open(&args.out, &mut worker);
     let followed = run.follow(&mut worker, &interrupted);
+    drop(control);
     worker.stop();
     run.progress.finish();
     run.core_lost();
@@ -214,7 +217,7 @@ impl Run {
                     }
                 }
                 Got::Frame(Kind::Core, bytes) => self.artifacts.core(&bytes),
-                Got::Frame(Kind::Input, _) => {}
+                Got::Frame(Kind::Input | Kind::Ask | Kind::View, _) => {}
                 Got::Eof => {
                     self.gone(&format!(
                         "the machine that ran the guest ended unexpectedly; {}",
