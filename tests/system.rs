@@ -229,6 +229,39 @@ fn memory_alone_finds_what_a_wrong_teardown_leaves() {
     assert!(run.classes().contains(&"irq-dangling".into()), "{}", run.all());
 }
 
+/// Kernel series to test: RCVM_TEST_SERIES, separated by commas, or the default one. Another one is built first, which takes minutes.
+fn series() -> Vec<String> {
+    let list = std::env::var("RCVM_TEST_SERIES").unwrap_or_else(|_| "6.12".into());
+    list.split(',').map(str::to_owned).collect()
+}
+
+/// The verdict has both views, and what they disagree about is a finding: this is the comparison of memory with debugfs and
+/// /sys/kernel/irq, while the driver is bound and after its teardown.
+#[test]
+fn guest_memory_has_the_domains_and_mappings_that_the_kernels_own_files_tell() {
+    for series in series() {
+        let run = torture(&[
+            "--series",
+            &series,
+            "--cycles",
+            "2",
+            "--endpoint",
+            "endpoint-test",
+            "--irq-views",
+            "both",
+        ]);
+        run.assert_verdict("clean", 0);
+        let report = run.report();
+        assert_eq!(report["notes"].as_array().map_or(0, Vec::len), 0, "each view was had: {}", run.all());
+        let memory = &report["cycles"][1]["memory"];
+        assert!(
+            memory["domains"].as_u64() >= Some(2) && memory["descs"].as_u64() >= Some(8),
+            "{series}: {memory}"
+        );
+        assert_eq!(memory["descs"], report["cycles"][1]["irq_descs"], "{series}: both count the same");
+    }
+}
+
 #[test]
 fn the_naive_driver_is_never_clean() {
     let run = torture(&["--profile", "naive", "--cycles", "4"]);
