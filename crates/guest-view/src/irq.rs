@@ -1,10 +1,9 @@
 //! IRQ domains and descriptors, the code that they may point to, and whether somebody is changing them.
 //!
-//! *Not modelled*: names of handlers inside modules (address and module are given), other contents of MSI descriptors;
-//! locks of kernels with PREEMPT_RT.
+//! *Not modelled*: other contents of MSI descriptors; locks of kernels with PREEMPT_RT.
 //!
-//! *Sources*: Linux kernel/irq/irqdomain.c, kernel/irq/irqdesc.c, kernel/locking/mutex.c (`__mutex_owner`),
-//! include/linux/module.h and include/linux/msi.h, 6.1, 6.12 and 7.3.
+//! *Sources*: Linux kernel/irq/irqdomain.c, kernel/irq/irqdesc.c, kernel/locking/mutex.c (`__mutex_owner`)
+//! and include/linux/msi.h, 6.1, 6.12 and 7.3.
 
 use serde::Serialize;
 
@@ -12,6 +11,8 @@ use crate::kernel::Kernel;
 use crate::kernel::ReadError;
 use crate::le;
 use crate::memory::Memory;
+use crate::modules::ModuleRange;
+use crate::modules::ModuleView;
 use crate::walk;
 use crate::walk::Corruption;
 
@@ -25,9 +26,6 @@ const ACTIONS_MAX: usize = 256;
 /// one another must not multiply the bounds above.
 const TOTAL_MAX: usize = 1 << 18;
 const NAME_MAX_BYTES: usize = 256;
-const MODULES_MAX: usize = 4096;
-/// enum mod_mem_type has seven.
-const MODULE_PARTS_MAX: u64 = 16;
 /// Low bits of `mutex.owner`: waiters, handoff, pickup. The rest is the task that holds it.
 const MUTEX_FLAGS: u64 = 7;
 
@@ -183,7 +181,6 @@ pub struct IrqReader {
     msi: Option<MsiOffsets>,
     /// `kobj.name` in `struct device`.
     device_name: Option<u64>,
-    code: Option<CodeOffsets>,
     /// `irq_domain_mutex` and `sparse_irq_lock`: name and address of `owner`.
     mutexes: Vec<(&'static str, u64)>,
 }
@@ -235,16 +232,6 @@ struct MsiOffsets {
     nvec_used: u64,
     dev: u64,
     size: usize,
-}
-
-#[derive(Debug, Clone)]
-struct CodeOffsets {
-    modules: u64,
-    list: u64,
-    name: u64,
-    name_bytes: usize,
-    /// Base and size of each part.
-    parts: Vec<(u64, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -347,19 +334,14 @@ impl IrqReader {
                 })
             })(),
             device_name: maybe("device", "kobj.name"),
-            code: CodeOffsets::new(k),
             mutexes,
         })
     }
 
     /// Read all of it, as it is now.
     pub fn read<M: Memory>(&self, k: &Kernel<M>) -> IrqView {
-        let mut view = IrqView {
-            code: self.code(k),
-            linear_end: k.linear_end(),
-            held: self.held(k),
-            ..IrqView::default()
-        };
+        let mut view =
+            IrqView { code: code(k), linear_end: k.linear_end(), held: self.held(k), ..IrqView::default() };
         let list = walk::list(k, self.domain_list, DOMAINS_MAX);
         view.corruptions.extend(list.corruption);
         let mut total = 0;
@@ -403,27 +385,6 @@ impl IrqReader {
     fn held<M: Memory>(&self, k: &Kernel<M>) -> Vec<String> {
         let taken = |at: u64| k.u64(at).is_ok_and(|owner| owner & !MUTEX_FLAGS != 0);
         self.mutexes.iter().filter(|&&(_, at)| taken(at)).map(|&(name, _)| name.to_owned()).collect()
-    }
-
-    fn code<M: Memory>(&self, k: &Kernel<M>) -> Vec<Code> {
-        let image = (k.symbol("_text"), k.symbol("_end"));
-        let mut code = Vec::new();
-        if let (Some(start), Some(end)) = image {
-            code.push(Code { name: "vmlinux".into(), start, end });
-        }
-        // A module list that is broken off leaves addresses without an owner: the list's corruption is a finding by itself.
-        if let Some(o) = &self.code {
-            for link in walk::list(k, o.modules, MODULES_MAX).items {
-                let module = link.wrapping_sub(o.list);
-                let name = k.string(module.wrapping_add(o.name), o.name_bytes).unwrap_or_default();
-                code.extend(o.parts.iter().filter_map(|&(base, size)| {
-                    let start = k.u64(module.wrapping_add(base)).ok()?;
-                    let size = k.u32(module.wrapping_add(size)).ok().filter(|&n| n != 0)?;
-                    Some(Code { name: name.clone(), start, end: start.saturating_add(size.into()) })
-                }));
-            }
-        }
-        code
     }
 
     /// Name of the `struct device` at `va`.
@@ -552,34 +513,19 @@ impl IrqReader {
     }
 }
 
-impl CodeOffsets {
-    /// `mem[]` since 6.4, `core_layout` and `init_layout` before; `None` for a kernel without modules.
-    fn new<M: Memory>(k: &Kernel<M>) -> Option<Self> {
-        let at = |s: &str, m: &str| k.types().offset(s, m);
-        let name = at("module", "name")?;
-        let parts = match at("module", "mem") {
-            Some(mem) => {
-                let (base, size) = (at("module_memory", "base")?.offset, at("module_memory", "size")?.offset);
-                let stride = mem.stride?;
-                let part = |i: u64| (mem.offset + i * stride + base, mem.offset + i * stride + size);
-                (0..mem.count?.min(MODULE_PARTS_MAX)).map(part).collect()
-            }
-            None => ["core_layout", "init_layout"]
-                .into_iter()
-                .filter_map(|part| {
-                    let member = |m: &str| Some(at("module", &format!("{part}.{m}"))?.offset);
-                    Some((member("base")?, member("size")?))
-                })
-                .collect(),
-        };
-        Some(Self {
-            modules: k.symbol("modules")?,
-            list: at("module", "list")?.offset,
-            name: name.offset,
-            name_bytes: (name.size as usize).min(NAME_MAX_BYTES),
-            parts,
-        })
-    }
+/// The kernel proper and its modules. A module list that is broken off leaves addresses without an owner: the list's corruption is a
+/// finding by itself.
+fn code<M: Memory>(k: &Kernel<M>) -> Vec<Code> {
+    let image = k.symbol("_text").zip(k.symbol("_end"));
+    let image = image.map(|(start, end)| Code { name: "vmlinux".into(), start, end });
+    let part = |name: &str, r: &ModuleRange| Code {
+        name: name.to_owned(),
+        start: r.base,
+        end: r.base.saturating_add(r.bytes),
+    };
+    let modules = ModuleView::read(k).unwrap_or_default().modules;
+    let modules = modules.iter().flat_map(|m| m.ranges.iter().map(|r| part(&m.name, r)));
+    image.into_iter().chain(modules).collect()
 }
 
 /// What can be read of the nodes of a chain; a node that cannot is a corruption.
