@@ -1,6 +1,8 @@
 //! Stands between a vCPU's MMIO exit and the bus: it can hold one access of one vCPU, without any lock, until
 //! somebody lets it go. This is what makes races reproducible.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -94,6 +96,8 @@ impl State {
 #[derive(Debug, Default)]
 pub struct Interposer {
     state: Mutex<State>,
+    /// Whether `state` has anything to match: every access asks, and hardly ever is there.
+    watching: AtomicBool,
     changed: Condvar,
 }
 
@@ -116,37 +120,50 @@ impl Interposer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Change what is matched, and tell whoever waits.
+    fn change<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        let mut s = self.lock();
+        let result = f(&mut s);
+        self.watching.store(!s.rules.is_empty() || !s.lookouts.is_empty(), Ordering::SeqCst);
+        self.changed.notify_all();
+        result
+    }
+
     /// Hold the first access that matches until the result is dropped.
     pub fn stall(self: &Arc<Self>, what: Match) -> Stall {
-        let mut s = self.lock();
-        let id = s.next_id();
-        s.rules.push(Rule { id, what, held: false });
+        let id = self.change(|s| {
+            let id = s.next_id();
+            s.rules.push(Rule { id, what, held: false });
+            id
+        });
         Stall { interposer: Arc::clone(self), id }
     }
 
     /// Notice the access that matches.
     pub fn watch(self: &Arc<Self>, what: Match, when: Seen) -> Watch {
-        let mut s = self.lock();
-        let id = s.next_id();
-        s.lookouts.push(Lookout { id, what, when, seen: false });
+        let id = self.change(|s| {
+            let id = s.next_id();
+            s.lookouts.push(Lookout { id, what, when, seen: false });
+            id
+        });
         Watch { interposer: Arc::clone(self), id }
     }
 
     /// Whether anybody holds an access or waits for one.
     pub fn is_watching(&self) -> bool {
-        let s = self.lock();
-        !s.rules.is_empty() || !s.lookouts.is_empty()
+        self.watching.load(Ordering::SeqCst)
     }
 
     /// Give up every stall whose access has not come: [`Stall::wait_held`] says `false`. Held ones stay.
     pub fn give_up(&self) {
-        self.lock().rules.retain(|r| r.held);
-        self.changed.notify_all();
+        self.change(|s| s.rules.retain(|r| r.held));
     }
 
     /// Called by a vCPU thread that holds no lock, after every access.
     pub fn passed(&self, a: &Access) {
-        self.notice(&mut self.lock(), a, Seen::Done);
+        if self.is_watching() {
+            self.notice(&mut self.lock(), a, Seen::Done);
+        }
     }
 
     fn notice(&self, s: &mut State, a: &Access, when: Seen) {
@@ -162,11 +179,11 @@ impl Interposer {
 
     /// Called by a vCPU thread that holds no lock, before every access.
     pub fn pass(&self, a: &Access) {
-        let mut s = self.lock();
-        self.notice(&mut s, a, Seen::Come);
-        if s.rules.is_empty() {
+        if !self.is_watching() {
             return;
         }
+        let mut s = self.lock();
+        self.notice(&mut s, a, Seen::Come);
         let Some(rule) = s.rules.iter_mut().find(|r| !r.held && r.what.covers(a)) else { return };
         if rule.what.skip > 0 {
             rule.what.skip -= 1;
@@ -222,14 +239,13 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.interposer.lock().lookouts.retain(|l| l.id != self.id);
+        self.interposer.change(|s| s.lookouts.retain(|l| l.id != self.id));
     }
 }
 
 impl Drop for Stall {
     fn drop(&mut self) {
-        self.interposer.lock().rules.retain(|r| r.id != self.id);
-        self.interposer.changed.notify_all();
+        self.interposer.change(|s| s.rules.retain(|r| r.id != self.id));
     }
 }
 
