@@ -7,6 +7,7 @@
 //! port alone; the state that it saves is bounded; a restored twin does the same. What is written, and which interrupts are
 //! sent, each target checks against what the function has read: see [`nvme`] and [`virtio`].
 
+mod disk;
 pub mod nvme;
 mod port;
 pub mod virtio;

@@ -6,9 +6,6 @@
 //! command or a list has; an event index, in the page that a command names.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 
 use block::Width;
 use endpoints::nvme::command::admin;
@@ -19,12 +16,12 @@ use endpoints::nvme::command::SQE_BYTES;
 use endpoints::nvme::regs::cc;
 use endpoints::nvme::regs::csts;
 use endpoints::nvme::regs::off;
-use endpoints::Disk;
 use endpoints::MemDisk;
 use endpoints::Nvme;
 use endpoints::NvmeSpec;
 use pcie::Function;
 
+use super::disk::Shared;
 use super::port::Access;
 use super::Bytes;
 use super::Call;
@@ -47,40 +44,9 @@ const MOST_COMMANDS: usize = 8 * (4096 + QUEUES as usize * 256);
 /// Requests of one command: data in pages, their lists, entry and completion, and what shadow doorbells ask for.
 const REQUESTS_A_COMMAND: usize = 128 + 2 + 2 + 24;
 
-/// A disk whose contents can be copied for the twin.
-struct Shared(Arc<Mutex<MemDisk>>);
-
-impl Shared {
-    fn disk(&self) -> MutexGuard<'_, MemDisk> {
-        self.0.lock().expect("one thread")
-    }
-}
-
-impl Disk for Shared {
-    fn len_bytes(&self) -> u64 {
-        self.disk().len_bytes()
-    }
-
-    fn read(&mut self, off: u64, buf: &mut [u8]) -> bool {
-        self.disk().read(off, buf)
-    }
-
-    fn write(&mut self, off: u64, data: &[u8]) -> bool {
-        self.disk().write(off, data)
-    }
-
-    fn flush(&mut self) -> bool {
-        true
-    }
-}
-
-fn controller(latency_ns: u64, disk: MemDisk) -> (Box<dyn Function<()>>, Arc<Mutex<MemDisk>>) {
-    let disk = Arc::new(Mutex::new(disk));
-    let spec = NvmeSpec {
-        io_queues: QUEUES,
-        latency_ns,
-        ..NvmeSpec::new(Box::new(Shared(Arc::clone(&disk))), "fuzz")
-    };
+fn controller(latency_ns: u64, disk: MemDisk) -> (Box<dyn Function<()>>, Shared) {
+    let disk = Shared::new(disk);
+    let spec = NvmeSpec { io_queues: QUEUES, latency_ns, ..NvmeSpec::new(Box::new(disk.clone()), "fuzz") };
     (Box::new(Nvme::new(spec)), disk)
 }
 
@@ -173,7 +139,7 @@ impl Told {
 pub struct Trial {
     pair: Pair,
     latency_ns: u64,
-    disk: Arc<Mutex<MemDisk>>,
+    disk: Shared,
     told: Told,
     enabled: bool,
     tails: [u16; QUEUES as usize + 1],
@@ -252,7 +218,7 @@ impl Trial {
             224..236 => self.enable(b.u8())?,
             236..246 => self.buffers(b)?,
             _ => {
-                let copy = self.disk.lock().expect("one thread").clone();
+                let copy = self.disk.disk().clone();
                 let (f, _) = controller(self.latency_ns, copy);
                 self.pair.fork(f)?;
             }

@@ -4,10 +4,6 @@
 //! is then one of these: a used element, whose head was read and whose length the descriptors hold; the used index or
 //! `avail_event`; or data, inside a buffer that a descriptor gives to the device to write.
 
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-
 use block::Width;
 use endpoints::virtio::pci::NOTIFY_AT;
 use endpoints::virtio::queue::flag;
@@ -19,10 +15,10 @@ use endpoints::virtio::Net;
 use endpoints::virtio::Rng;
 use endpoints::virtio::VirtioPci;
 use endpoints::virtio::TURN_REQUESTS;
-use endpoints::Disk;
 use endpoints::MemDisk;
 use pcie::Function;
 
+use super::disk::Shared;
 use super::port::Access;
 use super::Bytes;
 use super::Call;
@@ -45,34 +41,6 @@ const DISK_BYTES: usize = 64 << 10;
 const RUNNING: u8 = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
 /// Requests of one call: a turn, and the one chain that it may go over by.
 const MOST_REQUESTS: usize = 4 * TURN_REQUESTS as usize;
-
-/// A disk whose contents can be copied for the twin.
-#[derive(Clone)]
-struct Shared(Arc<Mutex<MemDisk>>);
-
-impl Shared {
-    fn disk(&self) -> MutexGuard<'_, MemDisk> {
-        self.0.lock().expect("one thread")
-    }
-}
-
-impl Disk for Shared {
-    fn len_bytes(&self) -> u64 {
-        self.disk().len_bytes()
-    }
-
-    fn read(&mut self, off: u64, buf: &mut [u8]) -> bool {
-        self.disk().read(off, buf)
-    }
-
-    fn write(&mut self, off: u64, data: &[u8]) -> bool {
-        self.disk().write(off, data)
-    }
-
-    fn flush(&mut self) -> bool {
-        true
-    }
-}
 
 /// What decides the function.
 #[derive(Clone, Copy)]
@@ -188,7 +156,7 @@ pub fn run_bytes(bytes: &[u8]) -> Result<Tally, String> {
 
 impl Trial {
     fn new(kind: Kind) -> Trial {
-        let disk = Shared(Arc::new(Mutex::new(MemDisk::new(DISK_BYTES))));
+        let disk = Shared::new(MemDisk::new(DISK_BYTES));
         let f = kind.function(disk.clone());
         let vectors = if kind.device & 3 == 3 { 2 } else { 3 };
         Trial {
@@ -248,7 +216,7 @@ impl Trial {
             216..232 => self.probe(b.u8())?,
             232..242 => self.resize(b)?,
             _ => {
-                let copy = Shared(Arc::new(Mutex::new(self.disk.disk().clone())));
+                let copy = Shared::new(self.disk.disk().clone());
                 self.pair.fork(self.kind.function(copy))?;
             }
         }
