@@ -51,12 +51,10 @@ use crate::sources::Sources;
 
 /// Driver of the endpoint, loaded once before the baseline.
 const ENDPOINT_MODULE: &str = "pci_endpoint_test";
-const ENDPOINT_DRIVER: &str = "pci-endpoint-test";
+pub(crate) const ENDPOINT_DRIVER: &str = "pci-endpoint-test";
 /// The endpoint-test function (spec §5.2).
 const ENDPOINT_ID: (u16, u16) = (0x104c, 0xb500);
 
-/// Bus of the drivers under test.
-const PLATFORM: &str = "platform";
 /// errno of an attribute that is not there, and of a wait that was in vain.
 const ENOENT: i32 = 2;
 const ETIMEDOUT: i32 = 110;
@@ -200,6 +198,13 @@ enum Before {
     Stuck,
 }
 
+/// Where the books stood when a cycle began.
+struct Begun {
+    /// Mappings created and released.
+    mappings: (u64, u64),
+    misbehaved: u64,
+}
+
 /// What the engine carries from cycle to cycle.
 struct Books {
     irqs: Sources,
@@ -301,7 +306,7 @@ impl Engine<'_> {
                 return None;
             }
         }
-        let op = self.teardown_op(Teardown::Unbind);
+        let op = Teardown::Unbind.op(&self.plan.target);
         match self.machine.call(op.clone(), timeout) {
             Ok(_) => Some(Before::Unbound),
             Err(CallError::Failed(e)) if e.errno == ENOENT => Some(Before::Stuck),
@@ -375,20 +380,15 @@ impl Engine<'_> {
     }
 
     fn run_cycle(&mut self, mut c: CyclePlan, books: &mut Books) -> Option<()> {
-        let before = books.irqs.created_released();
-        let misbehaved = books.misbehaved;
-        if c.number > 1 && self.plan.card_goes() {
-            self.machine.fault(SlotFault::Insert);
-        }
-        self.phase(c.load.name(), |e| e.call(e.load_op(c.load)))?;
+        let begun = self.begin_cycle(books);
+        self.phase(c.load.name(), |e| e.call(c.load.op(&e.plan.target)))?;
         let raised = if let Some(d) = self.plan.defect {
             c.held = d.row().irq;
             self.use_defect(d.row(), &mut books.irqs)?
         } else if self.plan.endpoint {
             self.use_endpoint(c, &mut books.irqs)?
         } else {
-            self.phase("enumerate", |e| e.call(e.plan.wait_port()))?;
-            self.observe(true, &mut books.irqs)?;
+            self.find_port(&mut books.irqs)?;
             0
         };
         let io = self.use_consumers(c, &mut books.irqs)?;
@@ -396,31 +396,57 @@ impl Engine<'_> {
         let (live, fresh) = split_samples(self.machine.take_events());
         self.report(check::device::check_events(&live));
         self.judge_fresh(&fresh, books);
-        self.phase(c.teardown.name(), |e| e.call(e.teardown_op(c.teardown)))?;
+        self.phase(c.teardown.name(), |e| e.call(c.teardown.op(&e.plan.target)))?;
         self.end_io(&io)?;
         let after = self.phase("check", Engine::after_teardown)?;
         let system = self.phase("check", Engine::system)?;
         self.judge(&after, &system, Some(c.teardown), books);
+        self.end_cycle(
+            &begun,
+            &after,
+            books,
+            CycleRecord {
+                load: c.load.name().into(),
+                teardown: c.teardown.name().into(),
+                held: if self.plan.endpoint { kind_name(c.held) } else { "" }.into(),
+                raised,
+                ..CycleRecord::default()
+            },
+        );
+        Some(())
+    }
+
+    /// Put the card back that an earlier cycle may have taken, and note where the books stand.
+    fn begin_cycle(&mut self, books: &Books) -> Begun {
+        if self.cycle > 1 && self.plan.card_goes() {
+            self.machine.fault(SlotFault::Insert);
+        }
+        Begun { mappings: books.irqs.created_released(), misbehaved: books.misbehaved }
+    }
+
+    /// Tell what a cycle did: `record` has how it went, the rest stands in the books.
+    fn end_cycle(&mut self, begun: &Begun, after: &Seen, books: &Books, record: CycleRecord) {
         let (created, released) = books.irqs.created_released();
         let record = CycleRecord {
-            cycle: c.number,
-            load: c.load.name().into(),
-            teardown: c.teardown.name().into(),
-            held: if self.plan.endpoint { kind_name(c.held) } else { "" }.into(),
-            raised,
+            cycle: self.cycle,
             worked: std::mem::take(&mut self.worked),
-            created: created - before.0,
-            released: released - before.1,
-            misbehaved: books.misbehaved - misbehaved,
+            created: created - begun.mappings.0,
+            released: released - begun.mappings.1,
+            misbehaved: books.misbehaved - begun.misbehaved,
             leaked: books.irqs.leaked(),
             irq_descs: after.descs(),
             memory: after.counts(),
             phases_ms: std::mem::take(&mut self.phases_ms),
-            notes: Vec::new(),
+            ..record
         };
         (self.out)(Event::Cycle(record));
         self.machine.end_cycle();
-        Some(())
+    }
+
+    /// Wait for the port, where there is no endpoint to wait for.
+    fn find_port(&mut self, irqs: &mut Sources) -> Option<()> {
+        self.phase("enumerate", |e| e.call(e.plan.wait_port()))?;
+        self.observe(true, irqs).map(drop)
     }
 
     /// Find the endpoint, raise its interrupts, and disturb it; how many interrupts were raised.
@@ -576,26 +602,6 @@ impl Engine<'_> {
             );
         }
         Some(held)
-    }
-
-    fn load_op(&self, load: Load) -> Op {
-        let t = &self.plan.target;
-        match load {
-            Load::Insmod => Op::Insmod { module: t.module.clone(), params: String::new() },
-            Load::Bind => {
-                Op::Bind { bus: PLATFORM.into(), driver: t.driver.clone(), device: t.device.clone() }
-            }
-        }
-    }
-
-    fn teardown_op(&self, teardown: Teardown) -> Op {
-        let t = &self.plan.target;
-        match teardown {
-            Teardown::Rmmod => Op::Rmmod { module: t.module_name() },
-            Teardown::Unbind => {
-                Op::Unbind { bus: PLATFORM.into(), driver: t.driver.clone(), device: t.device.clone() }
-            }
-        }
     }
 
     /// Let `d` happen, and wait until the link is quiet again: a driver may recover by itself what a reset did to the link.

@@ -90,6 +90,9 @@ impl Target {
     }
 }
 
+/// Bus of the drivers under test.
+pub(crate) const PLATFORM: &str = "platform";
+
 /// The root port.
 pub(crate) const ROOT_PORT: &str = "0000:00:00.0";
 
@@ -255,6 +258,16 @@ pub enum Teardown {
 }
 
 impl Load {
+    /// What the guest has to do.
+    pub fn op(self, t: &Target) -> Op {
+        match self {
+            Load::Insmod => Op::Insmod { module: t.module.clone(), params: String::new() },
+            Load::Bind => {
+                Op::Bind { bus: PLATFORM.into(), driver: t.driver.clone(), device: t.device.clone() }
+            }
+        }
+    }
+
     /// Name in reports.
     pub const fn name(self) -> &'static str {
         match self {
@@ -265,6 +278,16 @@ impl Load {
 }
 
 impl Teardown {
+    /// What the guest has to do.
+    pub fn op(self, t: &Target) -> Op {
+        match self {
+            Teardown::Rmmod => Op::Rmmod { module: t.module_name() },
+            Teardown::Unbind => {
+                Op::Unbind { bus: PLATFORM.into(), driver: t.driver.clone(), device: t.device.clone() }
+            }
+        }
+    }
+
     /// Name in reports.
     pub const fn name(self) -> &'static str {
         match self {

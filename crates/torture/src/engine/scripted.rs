@@ -5,6 +5,7 @@ use guest_agent::Lane;
 use guest_agent::LaneResult;
 
 use super::*;
+use crate::plan::PLATFORM;
 use crate::script::Act;
 use crate::script::Action;
 use crate::script::Script;
@@ -39,12 +40,8 @@ impl Course {
 impl Engine<'_> {
     /// Run cycle `self.cycle` of `script`.
     pub(super) fn run_script(&mut self, script: &Script, books: &mut Books) -> Option<()> {
-        let before = books.irqs.created_released();
-        let misbehaved = books.misbehaved;
+        let begun = self.begin_cycle(books);
         let mut course = Course::default();
-        if self.cycle > 1 && self.plan.card_goes() {
-            self.machine.fault(SlotFault::Insert);
-        }
         for action in script.cycle(self.plan.seed, self.cycle, &self.plan.target) {
             match action {
                 Action::Act(act, draw) => self.act(&act, draw, &mut course, books)?,
@@ -55,25 +52,19 @@ impl Engine<'_> {
             self.go_down(Teardown::Unbind, &mut course)?;
         }
         let after = self.check_now(&mut course, books)?;
-        let (created, released) = books.irqs.created_released();
-        let record = CycleRecord {
-            cycle: self.cycle,
-            load: course.load.map_or("", Load::name).into(),
-            teardown: course.teardown.map_or("", Teardown::name).into(),
-            held: course.held.map_or("", kind_name).into(),
-            raised: course.raised,
-            worked: std::mem::take(&mut self.worked),
-            created: created - before.0,
-            released: released - before.1,
-            misbehaved: books.misbehaved - misbehaved,
-            leaked: books.irqs.leaked(),
-            irq_descs: after.descs(),
-            memory: after.counts(),
-            phases_ms: std::mem::take(&mut self.phases_ms),
-            notes: course.notes,
-        };
-        (self.out)(Event::Cycle(record));
-        self.machine.end_cycle();
+        self.end_cycle(
+            &begun,
+            &after,
+            books,
+            CycleRecord {
+                load: course.load.map_or("", Load::name).into(),
+                teardown: course.teardown.map_or("", Teardown::name).into(),
+                held: course.held.map_or("", kind_name).into(),
+                raised: course.raised,
+                notes: course.notes,
+                ..CycleRecord::default()
+            },
+        );
         Some(())
     }
 
@@ -88,7 +79,7 @@ impl Engine<'_> {
                 };
                 course.load = Some(load);
                 course.notes.push(format!("up: {}", load.name()));
-                self.phase(load.name(), |e| e.call(e.load_op(load))).map(drop)
+                self.phase(load.name(), |e| e.call(load.op(&e.plan.target))).map(drop)
             }
             What::Down if !self.is_bound()? => Some(()),
             What::Down => {
@@ -101,8 +92,7 @@ impl Engine<'_> {
                     course.raised += self.use_endpoint(c, &mut books.irqs)?;
                     course.held = Some(c.held);
                 } else {
-                    self.phase("enumerate", |e| e.call(e.plan.wait_port()))?;
-                    self.observe(true, &mut books.irqs)?;
+                    self.find_port(&mut books.irqs)?;
                 }
                 course.io.extend(self.use_consumers(c, &mut books.irqs)?);
                 Some(())
@@ -261,7 +251,7 @@ impl Engine<'_> {
     fn go_down(&mut self, teardown: Teardown, course: &mut Course) -> Option<()> {
         course.went_down(teardown);
         course.notes.push(format!("down: {}", teardown.name()));
-        self.phase(teardown.name(), |e| e.call(e.teardown_op(teardown))).map(drop)
+        self.phase(teardown.name(), |e| e.call(teardown.op(&e.plan.target))).map(drop)
     }
 
     /// Judge what a teardown left.
@@ -276,12 +266,16 @@ impl Engine<'_> {
     }
 
     fn is_loaded(&mut self) -> Option<bool> {
-        Some(self.builtin || self.system()?.modules.contains_key(&self.plan.target.module_name()))
+        let module = format!("/sys/module/{}", self.plan.target.module_name());
+        Some(self.builtin || self.exists(module)?)
     }
 
     fn is_bound(&mut self) -> Option<bool> {
         let t = &self.plan.target;
-        let path = format!("/sys/bus/platform/drivers/{}/{}", t.driver, t.device);
+        self.exists(format!("/sys/bus/{PLATFORM}/drivers/{}/{}", t.driver, t.device))
+    }
+
+    fn exists(&mut self, path: String) -> Option<bool> {
         let timeout = Duration::from_millis(self.plan.op_timeout_ms);
         let op = Op::WaitPath { path, timeout_ms: 0 };
         match self.machine.call(op.clone(), timeout) {

@@ -17,11 +17,13 @@ use serde::Serialize;
 pub use parse::parse;
 pub use parse::ParseError;
 
+use crate::engine::ENDPOINT_DRIVER;
+use crate::plan::Load;
 use crate::plan::Target;
+use crate::plan::Teardown;
 use crate::stall::StallRule;
 
-/// The driver of the endpoint-test function, and where the function is if it is in the root port's slot.
-const ENDPOINT_DRIVER: &str = "pci-endpoint-test";
+/// Where the endpoint-test function is if it is in the root port's slot.
 pub(crate) const ENDPOINT: &str = "0000:01:00.0";
 
 /// A plan file.
@@ -225,22 +227,14 @@ impl What {
 
     /// What the agent has to do for it; `None`: the harness does it, or the driver's state decides.
     pub fn op(&self, target: &Target) -> Option<Op> {
-        let driver = |bind: bool, bus: &str, driver: &str, device: &str| {
-            let (bus, driver, device) = (bus.to_owned(), driver.to_owned(), device.to_owned());
-            if bind {
-                Op::Bind { bus, driver, device }
-            } else {
-                Op::Unbind { bus, driver, device }
-            }
-        };
+        let endpoint = |device: &String| (String::from("pci"), ENDPOINT_DRIVER.to_owned(), device.clone());
         let write = |path: String, text: &str| Op::WriteFile { path, text: text.into() };
         let port = |bits, hold_ms| Op::LinkControl { address: crate::plan::ROOT_PORT.into(), bits, hold_ms };
         Some(match self {
-            What::Insmod => Op::Insmod { module: target.module.clone(), params: String::new() },
-            What::Rmmod => Op::Rmmod { module: target.module_name() },
-            What::Bind | What::Unbind => {
-                driver(*self == What::Bind, "platform", &target.driver, &target.device)
-            }
+            What::Insmod => Load::Insmod.op(target),
+            What::Bind => Load::Bind.op(target),
+            What::Rmmod => Teardown::Rmmod.op(target),
+            What::Unbind => Teardown::Unbind.op(target),
             What::Raise { kind, vectors } => {
                 Op::ExerciseIrqs { kind: *kind, vectors: *vectors, shun: Vec::new() }
             }
@@ -251,8 +245,14 @@ impl What {
             What::Rescan => write("/sys/bus/pci/rescan".into(), "1"),
             What::Remove { device } => write(format!("/sys/bus/pci/devices/{device}/remove"), "1"),
             What::Reset { device } => Op::ResetFunction { address: device.clone() },
-            What::BindEndpoint { device } => driver(true, "pci", ENDPOINT_DRIVER, device),
-            What::UnbindEndpoint { device } => driver(false, "pci", ENDPOINT_DRIVER, device),
+            What::BindEndpoint { device } => {
+                let (bus, driver, device) = endpoint(device);
+                Op::Bind { bus, driver, device }
+            }
+            What::UnbindEndpoint { device } => {
+                let (bus, driver, device) = endpoint(device);
+                Op::Unbind { bus, driver, device }
+            }
             What::Retrain => port(crate::engine::LNKCTL_RL, 0),
             What::LinkDisable => port(crate::engine::LNKCTL_LD, crate::engine::LINK_DISABLE_MS),
             What::Suspend { seconds } => Op::Suspend { seconds: *seconds },
