@@ -12,6 +12,7 @@ mod replay;
 mod report;
 mod run;
 mod selftest;
+mod tool;
 mod torture;
 mod trace;
 

@@ -1,9 +1,7 @@
 //! `rcvm lspci`: what lspci in the guest says of the topology, on standard output.
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::bail;
 use anyhow::Context;
@@ -11,24 +9,15 @@ use anyhow::Result;
 use guest_agent::ToolOutput;
 use guest_agent::ToolStatus;
 use images::Extra;
-use torture::stream::Kind;
 use torture::Plan;
 use torture::Target;
 
 use super::guest;
-use super::no_agent;
 use super::place;
-use super::Guest;
-use crate::artifacts::Log;
+use super::tool::Lost;
+use super::tool::Session;
 use crate::cli::GuestArgs;
 use crate::cli::LspciArgs;
-use crate::front;
-use crate::front::Got;
-use crate::front::Worker;
-use crate::job::Core;
-use crate::job::Job;
-use crate::job::Message;
-use crate::job::Task;
 use crate::job::Tool;
 use crate::topology::CardKind;
 
@@ -57,27 +46,20 @@ pub fn run(args: &LspciArgs) -> Result<u8> {
         args: words(&args.lspci),
         timeout_ms: g.op_timeout * 1000,
     };
-    let job = Job {
-        kernel: files.kernel.clone(),
-        initramfs: files.initramfs.clone(),
-        append: g.append.clone(),
-        vcpus: g.vcpus,
-        memory_mib: g.memory,
-        board: files.board.clone(),
-        trace: false,
-        core: Core::Never,
-        task: Task::Tool(tool),
-    };
     eprintln!("{} guest: lspci on {}", place.name(), files.kernel.display());
     let dir =
         tempfile::Builder::new().prefix("rcvm-").tempdir().context("cannot create a temporary directory")?;
-    let mut worker = front::start(place, &job, &files.image)?;
     let silence = Duration::from_secs(g.boot_timeout + 4 * g.op_timeout + 30);
-    let told = follow(&mut worker, &files, dir.path(), silence);
-    worker.stop();
+    let session = Session { place, guest: g, files: &files, dir: dir.path(), silence };
+    let told = session.run(tool, &mut |line| eprintln!("{line}")).and_then(|(_, told)| match told {
+        Err(Lost::Failed(why)) => bail!(why),
+        Err(Lost::Silent) => bail!("the worker said nothing of lspci"),
+        Err(Lost::Crash(why)) => Ok(Err(why)),
+        Ok(output) => Ok(Ok(output)),
+    });
     match told {
-        Ok(Told::Output(output)) => show(&output),
-        Ok(Told::Crash(why)) => {
+        Ok(Ok(output)) => show(&output),
+        Ok(Err(why)) => {
             eprintln!("rcvm: error: the guest did not survive it: {why}; {}", keep(dir));
             Ok(3)
         }
@@ -110,44 +92,6 @@ fn words(asked: &[String]) -> Vec<String> {
 /// Keep the console of a guest that failed, and say where it is.
 fn keep(dir: tempfile::TempDir) -> String {
     format!("its console is in {}", dir.keep().join("console.log").display())
-}
-
-/// What came of it.
-enum Told {
-    Output(ToolOutput),
-    Crash(String),
-}
-
-/// Until the guest is gone.
-fn follow(worker: &mut Worker, files: &Guest, dir: &Path, silence: Duration) -> Result<Told> {
-    let mut console = Log::console(dir)?;
-    let mut told = None;
-    let mut heard = Instant::now();
-    loop {
-        match worker.next(Duration::from_millis(500)) {
-            Got::Frame(Kind::Console, bytes) => console.append(&bytes)?,
-            Got::Frame(Kind::Message, m) => {
-                match serde_json::from_slice(&m).context("message of the worker")? {
-                    Message::Say(line) => eprintln!("{line}"),
-                    Message::Tool(output) => told = Some(Told::Output(output)),
-                    Message::Crashed(why) => told = Some(Told::Crash(why)),
-                    Message::NoAgent(why) => bail!(no_agent(&why, files, Some(&dir.join("console.log")))),
-                    Message::Failed(why) => bail!(why),
-                    Message::Done => return told.context("the worker said nothing of lspci"),
-                    _ => {}
-                }
-            }
-            Got::Frame(..) => {}
-            Got::Eof => bail!("the machine that ran the guest ended unexpectedly; {}", worker.last_words()),
-            Got::Silence => {
-                if heard.elapsed() > silence {
-                    bail!("nothing was heard of the guest for {} s", heard.elapsed().as_secs());
-                }
-                continue;
-            }
-        }
-        heard = Instant::now();
-    }
 }
 
 /// Print what lspci said; the exit code.

@@ -2,9 +2,7 @@
 
 mod parse;
 
-use std::path::Path;
 use std::time::Duration;
-use std::time::Instant;
 
 use anyhow::bail;
 use anyhow::Context;
@@ -13,26 +11,18 @@ use clap::Parser;
 use clap::ValueEnum;
 use guest_agent::ToolOutput;
 use guest_agent::ToolStatus;
-use torture::stream::Kind;
 use torture::Plan;
 use torture::Target;
 
 use super::guest;
-use super::no_agent;
-use super::Guest;
-use crate::artifacts::Log;
+use super::tool::Lost;
+use super::tool::Session;
 use crate::cli::Cli;
 use crate::cli::Command;
 use crate::cli::GuestArgs;
 use crate::cli::Msi;
 use crate::cli::SelftestArgs;
 use crate::front;
-use crate::front::Got;
-use crate::front::Worker;
-use crate::job::Core;
-use crate::job::Job;
-use crate::job::Message;
-use crate::job::Task;
 use crate::job::Tool;
 use parse::Outcome;
 use parse::Row;
@@ -100,24 +90,12 @@ fn one(args: &SelftestArgs, series: &str, vectors: u16) -> Result<Done> {
         ..Plan::default()
     };
     let timeout_ms = args.timeout * 1000;
-    let job = Job {
-        kernel: files.kernel.clone(),
-        initramfs: files.initramfs.clone(),
-        append: g.append.clone(),
-        vcpus: g.vcpus,
-        memory_mib: g.memory,
-        board: files.board.clone(),
-        trace: false,
-        core: Core::Never,
-        task: Task::Tool(Tool { plan, program: format!("/bin/{program}"), args: Vec::new(), timeout_ms }),
-    };
+    let tool = Tool { plan, program: format!("/bin/{program}"), args: Vec::new(), timeout_ms };
     let place = front::decide(g.mode)?;
     eprintln!("{} guest: {program} on {}", place.name(), files.kernel.display());
-    let mut worker = front::start(place, &job, &files.image)?;
     let silence = Duration::from_secs(g.boot_timeout + 4 * g.op_timeout + args.timeout);
-    let told = follow(&mut worker, &files, &dir, silence);
-    worker.stop();
-    let (release, told) = told?;
+    let session = Session { place, guest: &g, files: &files, dir: &dir, silence };
+    let (release, told) = session.run(tool, &mut |_| {})?;
     let mut done =
         Done { series: series.into(), release, program: (*program).into(), rows: Vec::new(), cut: None };
     match told {
@@ -130,7 +108,9 @@ fn one(args: &SelftestArgs, series: &str, vectors: u16) -> Result<Done> {
                 std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
             }
         }
-        Err(cut) => done.cut = Some(cut),
+        Err(Lost::Crash(why)) => done.cut = Some(Cut::Crash(why)),
+        Err(Lost::Failed(why)) => done.cut = Some(Cut::Other(why)),
+        Err(Lost::Silent) => done.cut = Some(Cut::Other("the worker said nothing of it".into())),
     }
     Ok(done)
 }
@@ -148,48 +128,6 @@ fn guest_args(args: &SelftestArgs, series: &str, vectors: u16) -> Result<GuestAr
     match Cli::try_parse_from(words)?.command {
         Command::Run(run) => Ok(run.guest),
         other => bail!("{other:?} is not a guest"),
-    }
-}
-
-/// Until the guest is gone: its release, and what the program said or why it did not.
-fn follow(
-    worker: &mut Worker,
-    files: &Guest,
-    dir: &Path,
-    silence: Duration,
-) -> Result<(String, Result<ToolOutput, Cut>)> {
-    let mut console = Log::console(dir)?;
-    let mut release = String::new();
-    let mut told = Err(Cut::Other("the worker said nothing of it".into()));
-    let mut heard = Instant::now();
-    loop {
-        match worker.next(Duration::from_millis(500)) {
-            Got::Frame(Kind::Console, bytes) => console.append(&bytes)?,
-            Got::Frame(Kind::Message, m) => {
-                match serde_json::from_slice(&m).context("message of the worker")? {
-                    Message::Release(r) => release = r,
-                    Message::Tool(output) => told = Ok(output),
-                    Message::Crashed(why) => told = Err(Cut::Crash(why)),
-                    Message::NoAgent(why) => {
-                        bail!(no_agent(&why, files, Some(&dir.join("console.log"))))
-                    }
-                    // With a release, the guest ran: its failure is a result.
-                    Message::Failed(why) if !release.is_empty() => told = Err(Cut::Other(why)),
-                    Message::Failed(why) => bail!(why),
-                    Message::Done => return Ok((release, told)),
-                    _ => {}
-                }
-            }
-            Got::Frame(..) => {}
-            Got::Eof => bail!("the machine that ran the guest ended unexpectedly; {}", worker.last_words()),
-            Got::Silence => {
-                if heard.elapsed() > silence {
-                    bail!("nothing was heard of the guest for {} s", heard.elapsed().as_secs());
-                }
-                continue;
-            }
-        }
-        heard = Instant::now();
     }
 }
 
