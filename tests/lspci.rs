@@ -1,5 +1,7 @@
 //! What lspci in a guest says of a topology file: every function where the file has it, as the file has it, and nothing else.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::process::Command;
 
@@ -349,12 +351,6 @@ impl Comparison<'_> {
     }
 }
 
-/// Kernel series to test: RCVM_TEST_SERIES, separated by commas, or the default one. Another one is built first, which takes minutes.
-fn series() -> Vec<String> {
-    let list = std::env::var("RCVM_TEST_SERIES").unwrap_or_else(|_| "6.12".into());
-    list.split(',').map(str::to_owned).collect()
-}
-
 /// Run `rcvm lspci` of the file on a series.
 fn lspci(file: &str, series: &str) -> String {
     let dir = tempfile::tempdir().expect("a directory");
@@ -373,7 +369,7 @@ fn lspci(file: &str, series: &str) -> String {
 
 #[test]
 fn lspci_in_the_guest_finds_what_the_topology_file_says_and_nothing_else() {
-    for series in series() {
+    for series in common::series() {
         let listing = lspci(FILE, &series);
         assert_eq!(problems(FILE, &listing), Vec::<String>::new(), "{series}\n{listing}");
         assert!(!listing.contains("libkmod"), "{listing}");

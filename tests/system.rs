@@ -3,6 +3,8 @@
 //! On a machine without an arm64 KVM each test that boots a guest starts an emulated outer machine. Nothing here is
 //! skipped: where a guest cannot run, `rcvm` says what is missing and the test fails with that line.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::io::BufReader;
@@ -229,17 +231,11 @@ fn memory_alone_finds_what_a_wrong_teardown_leaves() {
     assert!(run.classes().contains(&"irq-dangling".into()), "{}", run.all());
 }
 
-/// Kernel series to test: RCVM_TEST_SERIES, separated by commas, or the default one. Another one is built first, which takes minutes.
-fn series() -> Vec<String> {
-    let list = std::env::var("RCVM_TEST_SERIES").unwrap_or_else(|_| "6.12".into());
-    list.split(',').map(str::to_owned).collect()
-}
-
 /// The verdict has both views, and what they disagree about is a finding: this is the comparison of memory with debugfs and
 /// /sys/kernel/irq, while the driver is bound and after its teardown.
 #[test]
 fn guest_memory_has_the_domains_and_mappings_that_the_kernels_own_files_tell() {
-    for series in series() {
+    for series in common::series() {
         let run = torture(&[
             "--series",
             &series,
